@@ -40,7 +40,7 @@ def stream_faults(spec: DatasetSpec, root: UPath, status: StreamStatus | None, n
             )
     if status is None:
         return found
-    recent, when = status.recent, f"in the last {HOURS} hours"
+    recent, when = status.recent, f"in the {HOURS} hours before the last batch"
     if recent.late_share > MAX_LATE_SHARE:
         found["late"] = f"{recent.late:,} events are late {when}; a larger lateness_minutes waits for them"
     most = spec.expectations.quarantine_rate.max

@@ -78,7 +78,10 @@ def judge_day(spec: DatasetSpec, day: str, lake: Lake) -> JoinVerdict:
     actions, recent_actions = (n / of if of else None for n, of in ((total, rows), (recent_total, recent_rows)))
     has_fallen = actions and recent_actions and actions < (1 - MAX_LOSS) * recent_actions
     if has_fallen and _p_value(total, total + rows, recent_total, recent_total + recent_rows) < MAX_P:
-        reasons.append(f"there are {actions:.4f} actions per example, and there were {recent_actions:.4f} on days before")
+        reasons.append(
+            f"there are {actions:.4f} actions per example ({total:,} and {rows:,}), and there were {recent_actions:.4f} on the "
+            f"{len(before)} days before ({recent_total:,} and {recent_rows:,}): actions are missing, or impressions too many"
+        )
     impressions = rows + today["repeated"]
     repeated = today["repeated"] / impressions if impressions else 0.0
     return JoinVerdict(rate, recent, p_value, repeated, actions, tuple(reasons))

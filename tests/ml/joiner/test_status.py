@@ -95,8 +95,10 @@ def test_late_and_quarantined_events_are_judged_by_the_last_hours(tmp_path: Path
     later = status(1, counts=burst, hours=[(hour, old)])
     assert later.late_share < 0.01 and later.recent.late_share == 0.9 and later.counts == burst
     found = stream_faults(spec, UPath(tmp_path), later, NOW)
-    assert found["late"].startswith("900,000 events are late in the last 24 hours")
-    assert found["quarantined"].startswith("700,000 rows and files are in quarantine (41.2%) in the last 24 hours")
+    assert found["late"].startswith("900,000 events are late in the 24 hours before the last batch")
+    assert found["quarantined"].startswith(
+        "700,000 rows and files are in quarantine (41.2%) in the 24 hours before the last batch"
+    )
 
     bad = {"impressions": 1000, "late impressions": 900, "quarantined: bad JSON": 800}
     recovered = status(1, counts=bad | {"impressions": 9000}, hours=[(hour, bad)])

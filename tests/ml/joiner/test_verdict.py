@@ -55,4 +55,7 @@ def test_a_day_that_has_lost_half_of_its_actions_fails(actions: int, rows: int, 
     store(lake, DAYS[2], {"matched": actions * 9 // 10, "no impression": actions // 10, "repeated": 100}, rows)
     found = judge_day(feed(), DAYS[2], lake)
     assert bool(found.reasons) is fails
-    assert not fails or found.reasons == ("there are 0.0500 actions per example, and there were 0.1000 on days before",)
+    assert not fails or found.reasons == (
+        "there are 0.0500 actions per example (50 and 1,000), and there were 0.1000 on the 2 days before (200 and 2,000): "
+        "actions are missing, or impressions too many",
+    )
