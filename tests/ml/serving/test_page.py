@@ -119,6 +119,24 @@ def test_a_user_that_is_typed_in_and_a_filter_are_sent_exactly(browser: Browser,
         expect(page.locator("#error")).to_contain_text("user: expected int64")
 
 
+def test_a_click_belongs_to_the_user_of_the_answer(browser: Browser, tmp_path: Path) -> None:
+    with opened(browser, tmp_path, spec_of(), large_rows()) as (page, engine):
+        users = page.locator("#users option").evaluate_all("all => all.map(one => one.value)")
+        user = page.input_value("#user")
+        other = next(name for name in users if name != user)
+        item = page.evaluate("String(before[1])")
+        page.fill("#user", other)  # without a press of Recommend
+        with page.expect_response("**/events"):
+            page.locator("#items button").nth(1).click()
+        page.evaluate("ask()")
+        with page.expect_response("**/events"):
+            page.locator("#items button").nth(1).click()
+        first, second = stored(engine, "examples")
+        assert (first["user"], first["item"]) == (int(user), int(item)) and second["user"] == int(other)
+        assert first["visit"] != second["visit"]
+        assert page.locator("#error").text_content() == ""
+
+
 def test_a_click_of_a_dataset_with_actions_stores_what_was_shown_and_the_action(browser: Browser, tmp_path: Path) -> None:
     columns = {"time": "int", "request": "string", "user": "int", "item": "int", "place": "string"}
     spec = experiment_spec(
