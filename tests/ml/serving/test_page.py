@@ -19,6 +19,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.http.server import serving
 from ml.lake import Lake
 from ml.parquet import write_table
+from ml.schema import ARROW_TYPES
 from ml.serving.app import create_serving_app
 from ml.serving.engine import Engine
 from ml.serving.journal import Journal
@@ -135,6 +136,24 @@ def test_a_click_belongs_to_the_user_of_the_answer(browser: Browser, tmp_path: P
         assert (first["user"], first["item"]) == (int(user), int(item)) and second["user"] == int(other)
         assert first["visit"] != second["visit"]
         assert page.locator("#error").text_content() == ""
+
+
+@pytest.mark.parametrize(("kind", "made"), [("float", float), ("bool", bool), ("string", str)])
+def test_sessions_that_are_made_up_have_the_type_of_their_column(
+    browser: Browser, tmp_path: Path, kind: str, made: type
+) -> None:
+    columns = {"time": "int", "user": "int", "item": "int", "visit": kind, "place": "string", "clicked": "int"}
+    spec = experiment_spec(
+        source={"files": "*.csv", "format": "csv", "columns": columns}, session={"column": "visit"}, experiment=None
+    )
+    rows = raw_rows()
+    rows = rows.set_column(rows.column_names.index("visit"), "visit", rows["visit"].cast(ARROW_TYPES[kind]))
+    rows = rows.append_column("clicked", pa.array(np.arange(len(rows)) % 3 == 0).cast(pa.int64()))
+    with opened(browser, tmp_path, spec, rows) as (page, engine):
+        with page.expect_response("**/events") as response:
+            page.locator("#items button").nth(1).click()
+        assert response.value.status == 202
+        assert {type(row["visit"]) for row in stored(engine, "examples")} == {made}
 
 
 def test_a_click_of_a_dataset_with_actions_stores_what_was_shown_and_the_action(browser: Browser, tmp_path: Path) -> None:
