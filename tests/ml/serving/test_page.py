@@ -156,26 +156,37 @@ def test_sessions_that_are_made_up_have_the_type_of_their_column(
         assert {type(row["visit"]) for row in stored(engine, "examples")} == {made}
 
 
-def test_a_click_of_a_dataset_with_actions_stores_what_was_shown_and_the_action(browser: Browser, tmp_path: Path) -> None:
-    columns = {"time": "int", "request": "string", "user": "int", "item": "int", "place": "string"}
+@pytest.mark.parametrize(
+    ("key", "shared"),
+    [
+        (["request", "item"], {"request", "visit"}),
+        (["request"], {"visit"}),
+        (["number", "position"], {"visit"}),
+        (["visit", "position"], {"visit"}),
+        (["visit"], set()),
+    ],
+)
+def test_a_click_of_a_dataset_with_actions_stores_what_was_shown_and_the_action(
+    browser: Browser, tmp_path: Path, key: list[str], shared: set[str]
+) -> None:
+    keys = {"request": "string", "number": "int", "position": "int", "visit": "int", "item": "int"}
     spec = experiment_spec(
-        source={"files": "*.csv", "format": "csv", "columns": columns},
+        source={"files": "*.csv", "format": "csv", "columns": {"time": "int", "user": "int", "place": "string", **keys}},
+        session={"column": "visit"},
         actions={
-            "source": {
-                "files": "actions/*.csv",
-                "format": "csv",
-                "columns": {"at": "int", "request": "string", "item": "int", "kind": "string"},
-            },
+            "source": {"files": "actions/*.csv", "format": "csv", "columns": {"at": "int", "kind": "string", **keys}},
             "time": {"column": "at"},
-            "key": ["request", "item"],
+            "key": key,
             "type": "kind",
             "labels": {"clicked": {"types": ["click"], "within_minutes": 10}},
         },
         experiment=None,
     )
-    rows = raw_rows().drop_columns(["visit"])
+    rows = raw_rows()
     count = len(rows)
     rows = rows.append_column("request", pa.array([f"r{n}" for n in range(count)]))
+    rows = rows.append_column("number", pa.array(np.arange(count)))
+    rows = rows.append_column("position", pa.array(np.zeros(count, np.int64)))
     rows = rows.append_column("clicked", pa.array(np.arange(count) % 3 == 0).cast(pa.int64()))
     rows = rows.append_column("clicked_delay", pa.nulls(count, pa.float64()))
     with opened(browser, tmp_path, spec, rows) as (page, engine):
@@ -185,6 +196,8 @@ def test_a_click_of_a_dataset_with_actions_stores_what_was_shown_and_the_action(
         assert response.value.status == 202
         shown, [action] = stored(engine, "impressions"), stored(engine, "actions")
         assert [row["item"] for row in shown] == items and {row["user"] for row in shown} == {user}
-        assert len({row["request"] for row in shown}) == 1 and shown[0]["request"]
-        assert (action["request"], action["item"], action["kind"]) == (shown[0]["request"], items[2], "click")
-        assert END <= shown[0]["event_time"] <= action["event_time"]
+        assert all(row[name] is not None for row in shown for name in [*key, "visit"])
+        assert len({tuple(row[name] for name in key) for row in shown}) == len(items)
+        assert [row["item"] for row in shown if all(row[name] == action[name] for name in key)] == [items[2]]
+        assert {name for name in {*key, "visit"} if len({row[name] for row in shown}) == 1} == shared
+        assert action["kind"] == "click" and END <= shown[0]["event_time"] <= action["event_time"]
