@@ -222,10 +222,10 @@ class Journal:
                 path = self._in_order(folder, path)
                 self._write_events(folder, _number(path), complete)
             path.unlink()
-        except OSError as error:  # the journal stays, and is published by a later call or start
+        except (OSError, MemoryError) as error:  # the journal stays, and is published by a later call or start
             _log.warning("%s: not published yet: %s", path, error)
             return False
-        except (ValueError, LookupError, AttributeError, TypeError) as error:
+        except Exception as error:  # one journal must neither stop the start nor hold back newer ones
             return self._set_aside(path, error)
         return True
 

@@ -237,7 +237,17 @@ def test_a_clock_that_is_set_back_leaves_events_readable(
     assert followed(tmp_path, *(partial(store, item) for item in (1, 2, 3))) == ([1, 2, 3], Counter())
 
 
-@pytest.mark.parametrize("line", [b'{"event_time": 5, "gone": 2}', b"{", b"[]", b'{"event_time": 5, "item": "five"}', b"\xff"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"event_time": 5, "gone": 2}',
+        b"{",
+        b"[]",
+        b'{"event_time": 5, "item": "five"}',
+        b"\xff",
+        pytest.param(b"[" * 100_000, id="too deep"),
+    ],
+)
 def test_a_journal_that_is_not_of_the_entry_is_set_aside(line: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     held = journal(tmp_path)
     left = tmp_path / JOURNAL / f"examples-{5:020d}.jsonl"
