@@ -74,6 +74,7 @@ class Journal:
         self._folder = self.root / JOURNAL
         self._folder.mkdir(parents=True, exist_ok=True)
         self._open: dict[str, tuple[Path, BinaryIO, float]] = {}
+        self._uncut: dict[Path, int] = {}  # sizes of closed journals without events that are not acknowledged
         self._lock = threading.Lock()
         self.stored = 0
         self._newest = {folder: max(map(_number, _journals(self.root / folder, "parquet")), default=0) for folder in self.logs}
@@ -188,14 +189,23 @@ class Journal:
         return self._folder / f"{folder}-{self._last:020d}.jsonl"
 
     def _undo(self, folder: str, path: Path, size: int) -> None:
-        """Remove what was written of events that are not acknowledged."""
+        """Close a journal, and remove what was written of events that are not acknowledged."""
         _, file, _ = self._open.pop(folder)
+        self._uncut[path] = size
         try:
             file.close()
         except OSError:
             _log.debug("%s: closed with an error", path)
-        os.truncate(path, size)
-        self._publish_closed(folder)
+        try:
+            self._cut(path)
+        except OSError as error:
+            _log.warning("%s: has events that are not acknowledged, and are removed before it is published: %s", path, error)
+
+    def _cut(self, path: Path) -> None:
+        """Remove what could not be removed before of events that are not acknowledged. Raises `OSError`."""
+        if (size := self._uncut.get(path)) is not None:
+            os.truncate(path, size)
+            del self._uncut[path]
 
     def _close(self, folder: str) -> None:
         _, file, _ = self._open.pop(folder)
@@ -218,6 +228,7 @@ class Journal:
         Returns whether newer journals can be published. One whose events are no rows of the log any more is set aside.
         """
         try:
+            self._cut(path)
             if complete := path.read_bytes().rpartition(b"\n")[0]:
                 path = self._in_order(folder, path)
                 self._write_events(folder, _number(path), complete)

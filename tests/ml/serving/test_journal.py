@@ -138,6 +138,35 @@ def test_a_request_with_two_logs_is_stored_as_a_whole_or_not_at_all(
     assert (len(published(tmp_path, "impressions")), len(published(tmp_path, "actions")), held.stored) == (2, 1, 3)
 
 
+def test_refused_events_are_not_published_after_the_disk_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Journal(feed(), UPath(tmp_path))
+    shown, action = {"request": "r", "item": 5}, {"request": "r", "item": 5, "kind": "click"}
+    held.append({"impressions": [shown], "actions": [action]}, now=END)
+    calls, fsync = itertools.count(), os.fsync
+
+    def second_fails(descriptor: int) -> None:
+        if next(calls) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(descriptor)
+
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ml.serving.journal.os.fsync", second_fails)
+        patch.setattr("ml.serving.journal.os.truncate", read_only)
+        with pytest.raises(JournalFull, match="events cannot be stored: Input/output error"):
+            held.append({"impressions": [shown], "actions": [action]}, now=END)
+        held.rotate(at_once=True)
+        assert published(tmp_path, "impressions") == [] and not held.is_published
+    held.append({"actions": [action]}, now=END)
+    held.rotate(at_once=True)
+    assert (len(published(tmp_path, "impressions")), len(published(tmp_path, "actions")), held.stored) == (1, 2, 3)
+    assert held.is_published
+
+
 def test_events_that_could_not_be_published_are_published_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = journal(tmp_path)
     held.append({"examples": [{"item": 1}]}, now=END)
