@@ -3,7 +3,8 @@
 Events are appended to `<stream>/.journal/<folder>-<number>.jsonl` and flushed to disk before they are acknowledged. Every few
 seconds the file is closed, and its rows are written as one Parquet file, with the columns of the raw log, to
 `<stream>/<folder>/`, where the joiner or online training takes it. The name of the Parquet file comes from the journal's, so a
-service that crashes between the two steps writes the same file again.
+service that crashes between the two steps writes the same file again. The last published journal of each log stays, empty, as
+`<folder>-<number>.published`: later numbers are above it, also after the Parquet files were deleted and the clock was set back.
 
 | dataset                          | folder                                        |
 |----------------------------------|-----------------------------------------------|
@@ -77,7 +78,10 @@ class Journal:
         self._uncut: dict[Path, int] = {}  # sizes of closed journals without events that are not acknowledged
         self._lock = threading.Lock()
         self.stored = 0
-        self._newest = {folder: max(map(_number, _journals(self.root / folder, "parquet")), default=0) for folder in self.logs}
+        self._newest = {
+            folder: max(map(_number, _journals(self.root / folder, "parquet") + self._emptied(folder)), default=0)
+            for folder in self.logs
+        }
         left = _journals(self._folder, "jsonl")
         self._last = max([*self._newest.values(), *map(_number, left)])
         for path in left:
@@ -223,7 +227,7 @@ class Journal:
                 return
 
     def _publish(self, folder: str, path: Path) -> bool:
-        """Write a closed journal as a Parquet file of the stream folder, and delete it. A torn last line is dropped.
+        """Write a closed journal as a Parquet file of the stream folder, and empty it. A torn last line is dropped.
 
         Returns whether newer journals can be published. One whose events are no rows of the log any more is set aside.
         """
@@ -232,13 +236,25 @@ class Journal:
             if complete := path.read_bytes().rpartition(b"\n")[0]:
                 path = self._in_order(folder, path)
                 self._write_events(folder, _number(path), complete)
-            path.unlink()
+            self._empty(folder, path)
         except (OSError, MemoryError) as error:  # the journal stays, and is published by a later call or start
             _log.warning("%s: not published yet: %s", path, error)
             return False
         except Exception as error:  # one journal must neither stop the start nor hold back newer ones
             return self._set_aside(path, error)
         return True
+
+    def _empty(self, folder: str, path: Path) -> None:
+        """Remove the events of a journal that has been published, and keep its number if it is the last one of the log."""
+        path.rename(path.with_suffix(".published"))
+        fsync(self._folder)
+        *older, newest = self._emptied(folder)
+        os.truncate(newest, 0)
+        for other in older:
+            other.unlink()
+
+    def _emptied(self, folder: str) -> list[Path]:
+        return _journals(self._folder, "published", folder)
 
     def _in_order(self, folder: str, path: Path) -> Path:
         """Rename a journal that a newer one has overtaken, such as one that was set aside, so that readers find its file."""
@@ -274,6 +290,7 @@ class Journal:
             self._write(shown, self._target(VARIANTS, number))
         self._write(rows, self._target(folder, number))
         self._newest[folder] = max(self._newest[folder], number)
+        self._last = max(self._last, number)  # of a journal that was set aside and restored
 
     def _target(self, folder: str, number: int) -> Path:
         return self.root / folder / f"journal-{number:020d}.parquet"

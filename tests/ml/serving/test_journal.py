@@ -47,7 +47,8 @@ def test_events_are_published_with_all_columns_of_the_log(tmp_path: Path) -> Non
         "visit": None,
         "place": None,
     }
-    assert list((tmp_path / JOURNAL).iterdir()) == []
+    [emptied] = (tmp_path / JOURNAL).iterdir()
+    assert emptied.suffix == ".published" and emptied.stat().st_size == 0, "only the number is kept"
     held.rotate(at_once=True)  # nothing is published twice
     assert len(published(tmp_path)) == 2
 
@@ -251,13 +252,16 @@ def test_an_older_journal_that_waits_for_the_disk_is_published_before_newer_ones
     assert followed(tmp_path, *steps) == ([1, 2], Counter())
 
 
-@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize(("restarted", "deleted"), [(False, False), (True, False), (True, True)])
 def test_a_clock_that_is_set_back_leaves_events_readable(
-    restarted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    restarted: bool, deleted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = journal(tmp_path)
 
     def store(item: int) -> None:
+        for read in (tmp_path / "examples").glob("*.parquet"):
+            if deleted:
+                read.unlink()
         monkeypatch.setattr("ml.serving.journal.time.time_ns", lambda: 10**18 - item)
         own = journal(tmp_path) if restarted else held
         own.append({"examples": [{"item": item}]}, now=END - 100 + item)
@@ -296,6 +300,38 @@ def test_a_journal_that_is_not_of_the_entry_is_set_aside(line: bytes, tmp_path: 
 
     assert followed(tmp_path, store, restore) == ([1, 2], Counter())
     assert held.is_published
+
+
+def test_a_restored_journal_from_before_deleted_files_is_read(tmp_path: Path) -> None:
+    old = tmp_path / JOURNAL / f"examples-{5:020d}.jsonl"
+
+    def store() -> None:
+        held = journal(tmp_path)
+        held.append({"examples": [{"item": 1}]}, now=END - 1)
+        held.rotate(at_once=True)
+
+    def restore() -> None:
+        [read] = (tmp_path / "examples").glob("*.parquet")
+        read.unlink()
+        old.write_bytes(json.dumps({"event_time": END - 1, "item": 2}).encode() + b"\n")
+        journal(tmp_path)
+
+    assert followed(tmp_path, store, restore) == ([1, 2], Counter())
+
+
+def test_events_after_a_restored_journal_from_before_a_clock_was_set_back_are_read(tmp_path: Path) -> None:
+    held = journal(tmp_path)
+
+    def restore() -> None:
+        restored = tmp_path / JOURNAL / f"examples-{4 * 10**18:020d}.jsonl"
+        restored.write_bytes(json.dumps({"event_time": END - 1, "item": 1}).encode() + b"\n")
+        held.rotate()
+
+    def store() -> None:
+        held.append({"examples": [{"item": 2}]}, now=END - 1)
+        held.rotate(at_once=True)
+
+    assert followed(tmp_path, restore, store) == ([1, 2], Counter())
 
 
 def test_a_journal_of_a_log_that_the_entry_no_longer_has_is_set_aside(tmp_path: Path) -> None:
