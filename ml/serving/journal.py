@@ -260,7 +260,8 @@ class Journal:
         """Rename a journal that a newer one has overtaken, such as one that was set aside, so that readers find its file."""
         number = _number(path)
         if number < self._newest[folder] and not self._target(folder, number).exists():
-            return path.rename(self._next_path(folder))
+            path = path.rename(self._next_path(folder))
+            fsync(self._folder)  # a crash of the machine must not bring the old name back beside the published file
         return path
 
     def _set_aside(self, path: Path, why: object) -> bool:

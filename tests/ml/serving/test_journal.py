@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
+from ml.disk import fsync
 from ml.online.stream import Position, StreamFolder
 from ml.parquet import write_table
 from ml.serving.event_rows import WrongEvent
@@ -317,6 +318,30 @@ def test_a_restored_journal_from_before_deleted_files_is_read(tmp_path: Path) ->
         journal(tmp_path)
 
     assert followed(tmp_path, store, restore) == ([1, 2], Counter())
+
+
+def test_the_new_name_of_a_journal_is_on_disk_before_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = journal(tmp_path)
+    held.append({"examples": [{"item": 1}]}, now=END - 1)
+    held.rotate(at_once=True)
+    (tmp_path / JOURNAL / f"examples-{5:020d}.jsonl").write_bytes(b'{"event_time": 5, "item": 2}\n')
+    durable = set[str]()
+
+    def noting(path: Path) -> None:
+        fsync(path)
+        if path.is_dir():
+            durable.clear()
+            durable.update(own.stem.rpartition("-")[2] for own in path.glob("*.jsonl"))
+
+    def write(rows: pa.Table, path: str) -> None:
+        [number] = durable
+        assert number in path
+        write_table(rows, path)
+
+    monkeypatch.setattr("ml.serving.journal.fsync", noting)
+    monkeypatch.setattr("ml.serving.journal.write_table", write)
+    held.rotate()
+    assert [row["item"] for row in published(tmp_path)] == [1, 2]
 
 
 def test_events_after_a_restored_journal_from_before_a_clock_was_set_back_are_read(tmp_path: Path) -> None:
