@@ -23,9 +23,12 @@ from ml.logs.ingest_task import raw_schema
 from ml.parquet import read_parquet, write_table
 
 PART_BYTES = 64 << 20
-"""Approximate bytes of rows, not compressed, that the driver merges at once."""
+"""Approximate bytes of rows, not compressed, of a file of examples."""
 FEWEST_ROWS = 1 << 10
-"""Fewest rows that are merged at once, however wide they are."""
+"""Fewest rows that are merged into a file, however wide they are."""
+RUN_BATCH_BYTES = 1 << 20
+"""Approximate bytes of a batch of a run. Runs are read in whole batches, so memory holds up to two batches of each partition of
+which a file of examples needs a part."""
 _SECONDS = ".npy"  # beside the file of a run: the arrays of its `SortedRun`
 
 
@@ -45,7 +48,7 @@ class Spool:
         """Writes the examples of a bucket of one partition, and returns what `merge_examples` needs to find them."""
         table, path = table.cast(raw_schema(self.examples)).combine_chunks(), self._path("examples", bucket, part)
         nbytes = sum(map(pa.ipc.get_record_batch_size, table.to_batches()))  # `table.nbytes` depends on how it was made
-        run = write_run(table, path, _rows_within(nbytes, len(table), BATCH_ROWS))
+        run = write_run(table, path, _rows_within(nbytes, len(table), BATCH_ROWS, RUN_BATCH_BYTES, fewest=1))
         with UPath(path + _SECONDS).open("wb") as file:
             np.save(file, np.stack([run.seconds, run.rows, run.first, run.last]))
         return json.dumps([bucket, part, len(table), nbytes, run.batch_rows, path])
@@ -63,7 +66,8 @@ class Spool:
 def merge_examples(folder: UPath, start: str, spooled: Iterable[str]) -> None:
     """Merges the examples of all partitions in time order. The names of the files sort in time order too.
 
-    The files depend on the rows alone, so a batch that is repeated writes the same ones. Memory holds one of them.
+    The files depend on the rows alone, so a batch that is repeated writes the same ones. Memory holds copies of the rows of one
+    file, and one or two batches of `RUN_BATCH_BYTES` more for each partition.
 
     Args:
         folder: Folder of the examples.
@@ -77,7 +81,7 @@ def merge_examples(folder: UPath, start: str, spooled: Iterable[str]) -> None:
             seconds, numbers, first, last = np.load(file, allow_pickle=False)
         runs.append(SortedRun(path, seconds, numbers, first, last, batch_rows))
         rows, size = rows + count, size + nbytes
-    part_rows = _rows_within(size, rows, PART_ROWS)
+    part_rows = _rows_within(size, rows, PART_ROWS, PART_BYTES, FEWEST_ROWS)
     for number, part in enumerate(plan_parts(runs, part_rows)):
         name = f"{start}-{number:04d}.parquet"
         staged = folder / f".{name}"
@@ -102,8 +106,16 @@ def merge_rows(folder: UPath, name: str, paths: Sequence[str]) -> None:
     staged.rename(folder / f"{name}.parquet")
 
 
-def _rows_within(nbytes: int, rows: int, most: int) -> int:
-    """Returns how many rows have at most `PART_BYTES`, at most `most`; halves of it, so that it seldom changes."""
-    while most > FEWEST_ROWS and most * nbytes > PART_BYTES * rows:
+def _rows_within(nbytes: int, rows: int, most: int, budget: int, fewest: int) -> int:
+    """Returns how many rows have about `budget` bytes: `most`, or halves of it, so that it seldom changes, down to `fewest`.
+
+    Args:
+        nbytes: Bytes of all rows.
+        rows: Number of all rows.
+        most: Most rows, a power of two.
+        budget: Bytes to stay within.
+        fewest: Fewest rows, however wide they are, a power of two.
+    """
+    while most > fewest and most * nbytes > budget * rows:
         most //= 2
     return most

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
-from ml.joiner.spool import PART_BYTES, Spool, merge_examples, merge_rows
+from ml.joiner.spool import PART_BYTES, RUN_BATCH_BYTES, Spool, merge_examples, merge_rows
 from ml.logs.ingest_task import raw_schema
 from tests.helpers.joined_logs import START, feed
 
@@ -50,6 +51,20 @@ def test_examples_are_merged_in_time_order_into_files_of_bounded_size(tmp_path: 
     whole = pa.concat_tables(parts)
     expected = pa.concat_tables(tables).sort_by("event_time")
     assert whole.to_pylist() == expected.to_pylist()
+
+
+def test_memory_for_the_merge_does_not_grow_with_the_partitions_that_a_file_needs_in_part(tmp_path: Path) -> None:
+    """The runs are read into memory of Python: all of them have 256 MB, and a file of examples needs about 1 MB of each."""
+    spool, partitions = Spool(str(tmp_path), SPEC.examples_log), 32
+    texts = [spool.write_examples(5, part, examples(part, 200, 40_000)) for part in range(partitions)]
+    tracemalloc.start()
+    try:
+        merge_examples(UPath(tmp_path / "examples"), "7", texts)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(list((tmp_path / "examples").iterdir())) > 4
+    assert peak <= PART_BYTES + 2 * partitions * RUN_BATCH_BYTES, "a file of examples, and two batches of each run"
 
 
 def test_a_batch_without_examples_writes_none(tmp_path: Path) -> None:
