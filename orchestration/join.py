@@ -110,7 +110,7 @@ def join_stream(spec: DatasetSpec, root: UPath, ends: bool, console: Console) ->
             intake = [start_intake(spec, root, read_kafka(kafka, spark), ends)] if kafka else []
             while ends and any(query.isActive for query in intake) and not stop.wait(POLL_SECONDS):
                 pass  # all records that are there now become files
-            if lost := next((error for query in intake if (error := query.exception()) is not None), None):
+            if lost := _failure(intake):
                 raise click.ClickException(f"{spec.name}: records of Kafka could not be read, so nothing was joined: {lost}")
             if stop.is_set():
                 return
@@ -120,14 +120,16 @@ def join_stream(spec: DatasetSpec, root: UPath, ends: bool, console: Console) ->
         console.print(HEADER)
         queries = [query, *intake]
         _watch(joining, [query] if ends else queries, stop, console)
+        at_once = stop.again if stop.is_set() else stop
         if stop.is_set() and is_busy(query):
             console.print("stopping after the batch in progress; Ctrl-C again stops at once, and the next start repeats it")
-        stop.clear()
-        stop_join(joining, query, at_once=stop)
-        failed = next((error for one in queries if (error := one.exception()) is not None), None)
+        failed = _failure(queries)
+        stop_join(joining, query, at_once)
+        if failed is None and not at_once.is_set():  # an interrupted batch may leave an error
+            failed = _failure(queries)
         for one in intake:
-            stop_query(one, stop, INTAKE_SECONDS)
-    if failed is not None and not stop.is_set():
+            stop_query(one, at_once, INTAKE_SECONDS)
+    if failed is not None:
         raise click.ClickException(f"{spec.name}: a batch failed; the same command repeats it: {failed}")
     console.print(summary(first, StreamStatus.read(joining.folder), ends))
 
@@ -144,6 +146,10 @@ def _watch(joining: Joining, queries: Sequence[StreamingQuery], stop: threading.
             for subject in found.keys() - said:
                 console.print(f"warning: {found[subject]}")
             said = set(found)
+
+
+def _failure(queries: Sequence[StreamingQuery]) -> Exception | None:
+    return next((error for query in queries if (error := query.exception()) is not None), None)
 
 
 def has_ended(root: UPath, status: StreamStatus | None) -> bool:

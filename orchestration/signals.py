@@ -6,11 +6,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+class Stop(threading.Event):
+    """Set by the first signal.
+
+    Attributes:
+        again: Set by the second signal, for commands that then interrupt their work.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = threading.Event()
+
+
 @contextmanager
-def stopped_by_signals() -> Iterator[threading.Event]:
+def stopped_by_signals() -> Iterator[Stop]:
     """Yield an event that SIGINT, SIGTERM or SIGHUP sets, inside the block."""
-    stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    stop = Stop()
+
+    def received(*_: object) -> None:
+        (stop.again if stop.is_set() else stop).set()
+
+    before = {number: signal.signal(number, received) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield stop
     finally:

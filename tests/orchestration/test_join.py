@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import click
 import pytest
@@ -77,6 +79,61 @@ def test_a_run_says_in_one_line_what_it_has_done() -> None:
         "2 batches, 640 events and 500 examples in this run; every event that has arrived is joined"
     )
     assert summary(None, None, True).startswith("stopped: 0 batches, 0 events and 0 examples in this run")
+
+
+@dataclass
+class Query:
+    """A query of Spark that says what a test needs, and whose batch in progress never ends.
+
+    Attributes:
+        signals: Number of Ctrl-C while it is looked at for the first time.
+        error: The error with which it has failed.
+    """
+
+    signals: int = 0
+    error: Exception | None = None
+
+    @property
+    def isActive(self) -> bool:
+        for _ in range(self.signals):
+            signal.raise_signal(signal.SIGINT)
+        self.signals = 0
+        return self.error is None
+
+    status: ClassVar = {"isTriggerActive": True, "message": "Processing new data"}
+
+    def exception(self) -> Exception | None:
+        return self.error
+
+    def stop(self) -> None:
+        self.error = self.error or RuntimeError("the batch was interrupted")
+
+
+@pytest.fixture
+def joined_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Query, Query], str]:
+    """A function that runs `join_stream` on two queries, that of the join and that of Kafka, and returns what it prints."""
+
+    def run(query: Query, intake: Query) -> str:
+        topics = {"servers": "one:9092", "impressions": "feed.shown", "actions": "feed.done"}
+        monkeypatch.setattr("ml.compute.spark.start_session", lambda: None)
+        monkeypatch.setattr("ml.joiner.kafka.read_kafka", lambda *_: None)
+        monkeypatch.setattr("ml.joiner.kafka.start_intake", lambda *_: intake)
+        monkeypatch.setattr("ml.joiner.service.start_join", lambda *_, **__: query)
+        text = io.StringIO()
+        (tmp_path / "joiner").mkdir()
+        join_stream(feed(actions={"kafka": topics}), UPath(tmp_path), False, Console(file=text, width=200))
+        return text.getvalue()
+
+    return run
+
+
+def test_a_second_ctrl_c_interrupts_the_batch_although_the_first_was_not_seen_yet(joined_by: Callable[..., str]) -> None:
+    assert "stopped: 0 batches" in joined_by(Query(signals=2), Query())
+
+
+def test_a_failed_batch_is_reported_although_ctrl_c_ends_the_wait_for_kafka(joined_by: Callable[..., str]) -> None:
+    with pytest.raises(click.ClickException, match="feed: a batch failed; the same command repeats it: no file"):
+        joined_by(Query(error=FileNotFoundError("no file")), Query(signals=1))
 
 
 @pytest.mark.slow
