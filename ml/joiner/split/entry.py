@@ -55,12 +55,12 @@ def impression_columns(spec: DatasetSpec) -> dict[str, str]:
     A column that a label is read from otherwise than as 0 and 1, such as stars, stays if a feature table reads it too.
 
     Raises:
-        ValueError: The log has a column with a name that the streams use, or a label is a column of a side table.
+        ValueError: The log has a column with a name that the streams use, or a label is no column of it.
     """
     negatives, names = spec.label.negatives, label_names(spec)
     rules = spec.label_rules
     if elsewhere := [rule.column for rule in rules if rule.column not in spec.source.columns]:
-        raise ValueError(f"{spec.name}: the labels {elsewhere} are in side tables, so no action gives them to an impression")
+        raise ValueError(f"{spec.name}: the labels {elsewhere} are no columns of the log, so no action gives them")
     dropped = {rule.column for rule in rules if names[rule.name] == rule.column or rule.column not in spec.table_columns}
     needed = set(source_columns(spec)) - dropped
     types: dict[str, str] = {c: kind for c, kind in spec.source.columns.items() if c in needed}

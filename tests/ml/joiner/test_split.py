@@ -240,7 +240,7 @@ def test_labels_that_the_streams_could_not_tell_apart_are_refused(name: str, tmp
 
 def test_a_label_in_a_side_table_is_refused(tmp_path: Path) -> None:
     spec, lake = small_dataset("ratings", tmp_path, label={"column": "age", "at_least": 30}, dense=[])
-    with pytest.raises(ValueError, match=r"the labels \['age'\] are in side tables"):
+    with pytest.raises(ValueError, match=r"the labels \['age'\] are no columns of the log"):
         split(spec, lake, tmp_path / "out", SplitOptions())
 
 
