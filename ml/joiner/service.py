@@ -28,7 +28,7 @@ from ml.joiner.lock import only_join
 from ml.joiner.processor import COUNTS, EXAMPLES, LATE, OUTPUT, READ, STATE, UNMATCHED, JoinProcessor
 from ml.joiner.read_files import record
 from ml.joiner.source import STOP, JoinerSource, StreamInput
-from ml.joiner.spool import Spool, merge_examples, merge_rows
+from ml.joiner.spool import Spool, delete_spool, merge_examples, merge_rows
 from ml.joiner.status import StreamStatus, next_hours, next_totals
 
 if TYPE_CHECKING:
@@ -179,9 +179,8 @@ def _settings(joining: Joining, cores: int) -> dict[str, str]:
 def _write_batch(joining: Joining, on_batch: Callable[[StreamStatus], None] | None, frame: DataFrame, batch: int) -> None:
     """Writes the output of a batch, the status last."""
     spool = joining.spool
-    if spool.exists():
-        spool.fs.rm(spool.path, recursive=True)  # left by a batch that was not finished
-    spool.mkdir(parents=True)
+    delete_spool(spool)  # left by a batch that was not finished
+    spool.mkdir(parents=True, exist_ok=True)
     rows = frame.collect()
     found: dict[str, list[str]] = {}
     for row in rows:
@@ -199,7 +198,7 @@ def _write_batch(joining: Joining, on_batch: Callable[[StreamStatus], None] | No
     files = {side: [of for text in found.get(READ, []) for of in json.loads(text).get(side, [])] for side in SIDES}
     record(joining.folder, {side: sorted(of) for side, of in files.items()})
     status = _status(found.get(STATE, []), last, batch, totals, before)
-    spool.fs.rm(spool.path, recursive=True)
+    delete_spool(spool)
     status.write(joining.folder)
     if on_batch is not None:
         on_batch(status)

@@ -106,6 +106,15 @@ def merge_rows(folder: UPath, name: str, paths: Sequence[str]) -> None:
     staged.rename(folder / f"{name}.parquet")
 
 
+def delete_spool(folder: UPath) -> None:
+    """Deletes the spool of a batch. A task of an interrupted batch may write one more file meanwhile, which is deleted too."""
+    try:
+        if folder.exists():
+            folder.fs.rm(folder.path, recursive=True)
+    except OSError:  # the folder was not empty after its files were deleted
+        folder.fs.rm(folder.path, recursive=True)
+
+
 def _rows_within(nbytes: int, rows: int, most: int, budget: int, fewest: int) -> int:
     """Returns how many rows have about `budget` bytes: `most`, or halves of it, so that it seldom changes, down to `fewest`.
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
-from ml.joiner.spool import PART_BYTES, RUN_BATCH_BYTES, Spool, merge_examples, merge_rows
+from ml.joiner.spool import PART_BYTES, RUN_BATCH_BYTES, Spool, delete_spool, merge_examples, merge_rows
 from ml.logs.ingest_task import raw_schema
 from tests.helpers.joined_logs import START, feed
 
@@ -85,3 +87,20 @@ def test_rows_of_several_tasks_are_one_file_in_time_order(tmp_path: Path) -> Non
 def test_only_a_short_text_about_a_run_passes_through_spark(tmp_path: Path) -> None:
     text = Spool(str(tmp_path), SPEC.examples_log).write_examples(5, 0, examples(0, 20, 10_000))
     assert len(text) < 200 + len(str(tmp_path)) and json.loads(text)[:3] == [5, 0, 20]
+
+
+def test_a_file_that_a_task_writes_while_the_spool_is_deleted_is_deleted_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, remove, late = tmp_path / "spool", os.rmdir, ["examples-5-0"]
+    delete_spool(UPath(folder))
+    folder.mkdir()
+
+    def remove_late(path: str, **options: Any) -> None:
+        if late:
+            (folder / late.pop()).touch()
+        remove(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", remove_late)
+    delete_spool(UPath(folder))
+    assert not late and not folder.exists()
