@@ -99,7 +99,9 @@ def create_serving_app(
 
     def health() -> dict[str, Any]:
         models = engine.statuses
-        return {"status": "degraded" if "refused" in models.values() else "ok", "models": models}
+        events = {log: "waiting" if count else "published" for log, count in engine.journal.waiting.items()}
+        is_degraded = "refused" in models.values() or "waiting" in events.values()
+        return {"status": "degraded" if is_degraded else "ok", "models": models, "events": events}
 
     app = create_app(
         f"Evergreen: {engine.spec.name}", token, hosts, BODY_LIMIT, open_paths=("/",), health=health, limits=limits

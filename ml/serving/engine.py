@@ -128,7 +128,8 @@ class Engine:
 
         An error is logged, and the other work goes on.
         """
-        stored: list[Callable[[], object]] = [self.journal.rotate] if isinstance(self.journal, Journal) else []
+        journal = self.journal
+        stored: list[Callable[[], object]] = [journal.rotate if isinstance(journal, Journal) else journal.poll]
         if self.served is not None:
             stored.append(self.served.flush)
         works = {

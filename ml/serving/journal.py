@@ -61,6 +61,10 @@ class Journal:
         stream: `<home>/stream/<dataset>`, a local folder.
         experiment: The experiment that takes place, whose variants are noted with impressions; None without one.
 
+    Attributes:
+        stored: Number of events that were stored.
+        waiting: By log, the number of closed journals that could not be published, because of the first of them.
+
     Raises:
         ValueError: The folder is not local: an append to an object store cannot be made durable.
     """
@@ -77,7 +81,8 @@ class Journal:
         self._open: dict[str, tuple[Path, BinaryIO, float]] = {}
         self._uncut: dict[Path, int] = {}  # sizes of closed journals without events that are not acknowledged
         self._lock = threading.Lock()
-        self.stored = 0
+        self.stored, self.waiting = 0, dict.fromkeys(self.logs, 0)
+        self._logged: dict[Path, str] = {}  # why journals wait
         self._newest = {
             folder: max(map(_number, _journals(self.root / folder, "parquet") + self._emptied(folder)), default=0)
             for folder in self.logs
@@ -222,9 +227,10 @@ class Journal:
         Readers take the files in the order of their names, and would not read one that comes later under an earlier name.
         """
         current = self._open[folder][0] if folder in self._open else None
-        for path in _journals(self._folder, "jsonl", folder):
-            if path != current and not self._publish(folder, path):
-                return
+        closed = [path for path in _journals(self._folder, "jsonl", folder) if path != current]
+        while closed and self._publish(folder, closed[0]):
+            self._logged.pop(closed.pop(0), None)
+        self.waiting[folder] = len(closed)
 
     def _publish(self, folder: str, path: Path) -> bool:
         """Write a closed journal as a Parquet file of the stream folder, and empty it. A torn last line is dropped.
@@ -238,8 +244,7 @@ class Journal:
                 self._write_events(folder, _number(path), complete)
             self._empty(folder, path)
         except (OSError, MemoryError) as error:  # the journal stays, and is published by a later call or start
-            _log.warning("%s: not published yet: %s", path, error)
-            return False
+            return self._wait(path, f"not published yet: {error}")
         except Exception as error:  # one journal must neither stop the start nor hold back newer ones
             return self._set_aside(path, error)
         return True
@@ -264,14 +269,20 @@ class Journal:
             fsync(self._folder)  # a crash of the machine must not bring the old name back beside the published file
         return path
 
+    def _wait(self, path: Path, why: str) -> bool:
+        """Log why a journal waits, once until the reason is another one. Returns False."""
+        if self._logged.get(path) != why:
+            self._logged[path] = why
+            _log.warning("%s: %s", path, why)
+        return False
+
     def _set_aside(self, path: Path, why: object) -> bool:
         """Rename a journal that cannot be published. Returns whether that was possible."""
         aside = path.with_suffix(".refused")
         try:
             path.rename(aside)
         except OSError as error:
-            _log.warning("%s: not set aside yet: %s", path, error)
-            return False
+            return self._wait(path, f"not set aside yet: {error}")
         _log.error(
             "%s: its events are not rows of the catalog entry (%s), and are not published; "
             "restore the entry, rename the file to %s, and start the service again",

@@ -41,6 +41,7 @@ class Metrics:
         self.events = Counter("evergreen_events", "Events stored.", ["log"], registry=own)
         self._registry.register(_Models(engine))
         self._registry.register(_Items(engine))
+        self._registry.register(_Journals(engine))
         self._lock, self._followed = threading.Lock(), list[_Followed]()
         if (recommender := engine.recommender) is not None:
             counts, tables = recommender.tables.lookup_counts, [table.name for table in engine.spec.feature_tables]
@@ -125,6 +126,19 @@ class _Items(Collector):
             age, count = max(0.0, (self._engine.clock.now() - live.at) / 1e6), len(live)
         yield GaugeMetricFamily("evergreen_items_age_seconds", "Age of the live items.", value=age)
         yield GaugeMetricFamily("evergreen_live_items", "Number of live items.", value=count)
+
+
+class _Journals(Collector):
+    """The journals whose events are stored, and could not be published."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        gauge = GaugeMetricFamily("evergreen_waiting_journals", "Closed journals that cannot be published.", labels=["log"])
+        for log, count in self._engine.journal.waiting.items():
+            gauge.add_metric([log], count)
+        yield gauge
 
 
 class Measured:

@@ -81,10 +81,14 @@ class RemoteEvents:
         spec: The dataset.
         connection: To that process; see `ml.serving.processes.keeper`.
         feed: The events of all workers.
+
+    Attributes:
+        waiting: Journals that wait, as `Journal.waiting` had them at the last `poll`.
     """
 
     def __init__(self, spec: DatasetSpec, connection: Connection, feed: EventFeed) -> None:
         self.logs = logs_of(spec)
+        self.waiting = dict.fromkeys(self.logs, 0)
         self._connection, self._feed = connection, feed
         self._asking, self._delivering = threading.Lock(), threading.Lock()
 
@@ -96,6 +100,10 @@ class RemoteEvents:
         """Read the events from a point in time on that were stored up to now; `deliver` has all later ones."""
         folder, names = self.ask("begin")
         return read_events(folder, names, since)
+
+    def poll(self) -> None:
+        """Ask which journals wait."""
+        self.waiting = self.ask("waiting")
 
     def deliver(self, observe: Callable[[pa.Table], None]) -> None:
         """Observe the events that were stored since the last call, also those that other workers have received.

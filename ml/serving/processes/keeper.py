@@ -3,8 +3,8 @@
     keeper      models and receivers, rows (shared memory), journal of events, no requests
     workers     requests on one listening socket; rows, models and events of the keeper
 
-A request of a worker to the keeper is a tuple on a pipe: `append` with events to store, `begin` before it reads events, `ready`
-when it begins to answer requests, and `failed` with the reason if it cannot.
+A request of a worker to the keeper is a tuple on a pipe: `append` with events to store, `begin` before it reads events,
+`waiting` for the journals that wait, `ready` when it begins to answer requests, and `failed` with the reason if it cannot.
 """
 
 from __future__ import annotations
@@ -204,6 +204,8 @@ class Keeper:
                 return self._store.append(*arguments)
             if what == "begin":
                 return self._store.begin(number)
+            if what == "waiting":
+                return self._journal.waiting
         except Exception as error:
             return error
         if what == "ready":

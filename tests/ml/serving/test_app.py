@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -207,6 +208,31 @@ def test_stored_events_that_cannot_be_observed_are_acknowledged(
 
     monkeypatch.setattr(engine.recommender.tables, "append", broken)
     assert post(client, "/events", {"examples": [{"user": 3, "item": 5}]}, 202) == {"stored": 1}
+
+
+def test_journals_that_wait_are_reported_until_they_are_published(
+    client: httpx.Client, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unwritable(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    def reported() -> tuple[str, str, bool]:
+        health = client.get("/health")
+        assert health.status_code == 200
+        return (
+            health.json()["status"],
+            health.json()["events"]["examples"],
+            'evergreen_waiting_journals{log="examples"} 1.0' in client.get("/metrics").text,
+        )
+
+    assert isinstance(engine.journal, Journal) and reported() == ("ok", "published", False)
+    with monkeypatch.context() as patch:
+        patch.setattr("ml.serving.journal.write_table", unwritable)
+        post(client, "/events", {"examples": [{"user": 3, "item": 5}]}, 202)
+        engine.journal.rotate(at_once=True)
+        assert reported() == ("degraded", "waiting", True)
+    engine.journal.rotate()
+    assert reported() == ("ok", "published", False)
 
 
 @pytest.mark.parametrize("is_broken", [True, False])

@@ -232,6 +232,25 @@ def followed(root: Path, *steps: Callable[[], object]) -> tuple[list[int], Count
     return items, quarantined
 
 
+def test_why_a_journal_waits_is_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = journal(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ml.serving.journal.write_table", full)
+        for item in (1, 2, 3):
+            held.append({"examples": [{"item": item}]}, now=END)
+            held.rotate(at_once=True)
+            assert held.waiting == {"examples": item}
+    assert caplog.text.count("not published yet: [Errno 5] Input/output error") == 1
+    held.rotate()
+    assert held.waiting == {"examples": 0} and len(published(tmp_path)) == 3
+
+
 def test_an_older_journal_that_waits_for_the_disk_is_published_before_newer_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import multiprocessing.spawn
 import os
@@ -22,7 +23,9 @@ from ml.lake import Lake
 from ml.serving.journal import Journal
 from ml.serving.models import ExportedModel, NewestModel
 from ml.serving.processes import keeper
-from ml.serving.processes.keeper import Keeper, WorkerFailed
+from ml.serving.processes.event_feed import EventFeed
+from ml.serving.processes.event_store import RemoteEvents
+from ml.serving.processes.keeper import Keeper, WorkerFailed, _Run
 from ml.serving.processes.shared_models import AttachedModels
 from ml.sync.receiver import Receiver
 from tests.helpers.kiosk_lake import spec_of
@@ -146,6 +149,24 @@ def test_a_model_that_loads_for_long_holds_up_neither_another_model_nor_events(t
 
     running.run(check)
     assert [rows["item"].to_pylist() for rows in journal.unread(since=0)] == [[7]]
+
+
+def test_a_worker_is_told_which_journals_wait(tmp_path: Path, listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    running = Keeper(None, {}, Journal(spec_of(), UPath(tmp_path)), 1, listener, answers)  # type: ignore[arg-type]
+    own, other = multiprocessing.Pipe()
+    worker = RemoteEvents(spec_of(), other, EventFeed.attach(running._feed.handle, 0))
+    answering = threading.Thread(target=running._answer, args=(0, _Run(None, 0), own))  # type: ignore[arg-type]
+    answering.start()
+    monkeypatch.setattr("ml.serving.journal.write_table", full)
+    running._store.append({"examples": [{"item": 7}]}, now=0)
+    running._store.rotate(at_once=True)
+    worker.poll()
+    other.close()
+    answering.join()
+    assert worker.waiting == {"examples": 1}
 
 
 def test_an_ending_service_refuses_connections_while_its_workers_answer_requests(
