@@ -178,14 +178,12 @@ def test_ctrl_c_stops_and_the_same_command_continues(home: Path, spark: SparkSes
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    started = time.monotonic()
     try:
         join_stream(spec, UPath(root), False, Console(file=text, width=200))
     finally:
         ended.set()
         thread.join()
     assert HEADER.split()[0] in text.getvalue() and "the same command continues" in text.getvalue()
-    assert time.monotonic() - started < 300
     join_stream(spec, UPath(root), True, Console(file=text, width=200))
     assert text.getvalue().endswith("every event that has arrived is joined\n")
     stream = stream_of(spec)
