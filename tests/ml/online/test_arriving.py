@@ -301,7 +301,12 @@ def test_the_manifest_says_how_late_joined_examples_are_scored(tmp_path: Path) -
     schema = raw_schema(spec.examples_log)
     for number, at in enumerate((FEED_START, FEED_START + 86_400_000_000)):
         values = {"event_time": at + np.arange(20), "request": [f"r{n}" for n in range(20)], "clicked": np.arange(20) % 2}
-        columns = [pa.array(values.get(field.name, np.arange(20)), field.type) for field in schema]
+        columns = [
+            pa.nulls(20, field.type)
+            if pa.types.is_list(field.type)
+            else pa.array(values.get(field.name, np.arange(20)), field.type)
+            for field in schema
+        ]
         pq.write_table(pa.table(columns, schema=schema), str(root / f"{number}.parquet"))
     options = ArrivingOptions(load_recipe("dlrm", {"model": {"embedding_dim": 4, "bottom": [4], "top": [4]}}))
     lake, sync = Lake.at(tmp_path / "lake"), SyncFolder.at(tmp_path / "sync")
