@@ -106,6 +106,20 @@ def event_times(column: pa.ChunkedArray, clock: Time) -> tuple[NDArray[np.int64]
     return scaled // per, known
 
 
+def from_event_times(times: NDArray[np.int64], clock: Time) -> NDArray[np.int64]:
+    """Converts event times to numbers of a time column, the inverse of `event_times`.
+
+    Args:
+        times: Microseconds since 1970 UTC, int64 [N].
+        clock: The unit of the column, which is not of text.
+
+    Returns:
+        int64 [N], in whole units, rounded down.
+    """
+    scale, per = _PER_UNIT[clock.unit]
+    return times * per // scale
+
+
 def _numbers(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     """Numbers that are written as text: int64 if all are whole, else float64; null where a text is not a number."""
     is_number = pc.fill_null(pc.match_substring_regex(texts, _NUMBER), False)

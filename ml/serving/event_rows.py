@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 
 from ml.catalog.log_spec import LogSpec
 from ml.days import MICROSECONDS_PER_SECOND, day_bounds
+from ml.logs.clock import from_event_times
 from ml.schema import ARROW_TYPES, EVENT_TIME
 from ml.serving.as_logged import AsLogged
 
 AHEAD_SECONDS = 60
 """The clock of a client may be ahead of the service by this much. Such an event counts as one of the present."""
-_MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 
 class WrongEvent(ValueError):
@@ -62,7 +62,8 @@ class EventRows:
         columns[EVENT_TIME] = pa.array(np.minimum(times, now))
         clock = self._log.time.column
         if clock is not None and columns[clock].null_count and not self._log.time.is_text:
-            columns[clock] = pc.coalesce(columns[clock], self._clock(columns[EVENT_TIME]).cast(self._columns[clock]))
+            own = pa.array(from_event_times(columns[EVENT_TIME].to_numpy(), self._log.time))
+            columns[clock] = pc.coalesce(columns[clock], own.cast(self._columns[clock]))
         return pa.table(columns)
 
     def read(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -91,9 +92,3 @@ class EventRows:
                 except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError) as error:
                     raise WrongEvent(f"{self._folder}[{number}].{name}: expected {kind}, found {value!r:.80}") from error
             raise
-
-    def _clock(self, times: pa.Array) -> pa.Array:
-        """Return event times in the unit of the log."""
-        unit = self._log.time.unit
-        own = times.to_numpy()
-        return pa.array(own * 1_000 if unit == "ns" else own // _MICROSECONDS[unit])

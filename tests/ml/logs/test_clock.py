@@ -18,6 +18,7 @@ from ml.logs.clock import (
     day_key,
     days_of,
     event_times,
+    from_event_times,
     partition_bounds,
     position_parts,
     position_times,
@@ -87,6 +88,15 @@ def test_numbers_of_every_unit(unit: str, per: int) -> None:
 def test_nanoseconds() -> None:
     values = pa.chunked_array([[1506826828020123456, 2**63 - 1]])
     assert event_times(values, Time(column="t", unit="ns"))[0].tolist() == [1506826828020123, (2**63 - 1) // 1000]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_event_times_are_written_in_every_unit(unit: str) -> None:
+    clock = Time(column="t", unit=unit)  # type: ignore[arg-type]
+    times = np.array([0, 1_506_826_828_020_123, -1_506_826_828_020_123])
+    per = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 1}[unit]
+    own = from_event_times(times, clock)
+    np.testing.assert_array_equal(event_times(pa.chunked_array([pa.array(own)]), clock)[0], times // per * per)
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/Sao_Paulo", "Asia/Kathmandu"])
