@@ -27,7 +27,7 @@ LIVE_DAYS = 50 * 366
 FAR = 2**62
 _PER_UNIT = {"s": (1_000_000, 1), "ms": (1_000, 1), "us": (1, 1), "ns": (1, 1_000)}
 _QUARTER, _QUARTERS = 900_000_000, 1900 * 365 * 96  # clocks before the year 70 keep the offset of that year
-_NUMBER = r"^[ \t]*-?\d{1,18}(\.\d*)?[ \t]*$"
+_NUMBER = r"^[ \t]*-?([0-8]\d{18}|\d{1,18})(\.\d*)?[ \t]*$"  # fits 64 bits; nanoseconds have 19 digits
 
 
 @lru_cache(maxsize=16)

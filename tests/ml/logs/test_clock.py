@@ -188,12 +188,12 @@ def test_date_and_time_of_day_in_two_columns() -> None:
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
 def test_numbers_as_text_are_read_as_numbers(unit: str) -> None:
     clock = Time(column="t", unit=unit)  # type: ignore[arg-type]
-    numbers = [1506826828, -5, 0, None]
+    numbers = [1506826828, -5, 0, None, 1_506_826_828_020_123_456]
     for values, kind in ((numbers, pa.int64()), ([*numbers[:3], 1506826828.25], pa.float64())):
         texts = pa.array([None if value is None else f" {value}" for value in values])
         read, expected = (event_times(pa.chunked_array([column]), clock) for column in (texts, pa.array(values, kind)))
         assert read[0].tolist() == expected[0].tolist() and read[1].tolist() == expected[1].tolist()
-    assert not event_times(pa.chunked_array([["", "x", "1e9", "1-2", "0x10"]]), clock)[1].any()
+    assert not event_times(pa.chunked_array([["", "x", "1e9", "1-2", "0x10", "9" * 19]]), clock)[1].any()
 
 
 @pytest.mark.parametrize(
