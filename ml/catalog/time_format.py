@@ -34,6 +34,7 @@ CODES = {
     "%%": "%",
 }
 """The supported strptime codes. `%p` is AM or PM; `%z` is `Z`, `+01:00`, `+0100` or `+01`; names are English."""
+TIME_OF_DAY = ("%H", "%I", "%p", "%M", "%S", "%f")
 ISO = (
     r"^(?P<y>\d{4})-(?P<mo>\d{2})-(?P<d>\d{2})(?:[T ](?P<h>\d{2}):(?P<mi>\d{2})(?::(?P<s>\d{2})(?:[.,](?P<f>\d{1,9}))?)?"
     rf" ?{_ZONE}?)?$"
@@ -41,6 +42,11 @@ ISO = (
 """ISO 8601: a date, or a date and a time with optional seconds, fraction and offset."""
 
 _DAYS = [{year, *rest} for year in ("y", "yy") for rest in (("mo", "d"), ("name", "d"), ("j",))]
+
+
+def split_format(text: str) -> list[str]:
+    """Split a strptime format into its codes, blanks, and the texts between them."""
+    return re.findall(r"%.?|\s+|[^%\s]+", text)
 
 
 @lru_cache(maxsize=64)
@@ -63,7 +69,7 @@ def compile_format(text: str) -> str:
         ('29', 'Nov', '01')
     """
     pattern = "^"
-    for part in re.findall(r"%.?|\s+|[^%\s]+", text):
+    for part in split_format(text):
         if part.startswith("%"):
             if part not in CODES:
                 raise ValueError(f"unknown code {part!r}; the codes are {' '.join(CODES)}")
