@@ -99,8 +99,8 @@ class Journal:
         """Store events, and return after they are on disk.
 
         Args:
-            given: Events by log, which is `examples`, `impressions` or `actions`: rows with columns of the log. Columns that
-                are left out or null are missing. The time of a row is `event_time`, in microseconds since 1970 UTC, or `now`.
+            given: Events by log, which is `examples`, `impressions` or `actions`: rows with columns of the log, as
+                `EventRows.of` takes them.
             now: Time of the service.
 
         Returns:

@@ -185,16 +185,17 @@ def test_a_damaged_export_is_refused_and_the_old_one_served(lake: Lake, engine: 
     assert engine.ranking.bundle is before
 
 
-@pytest.mark.parametrize("event", [{"event_time": None}, {"event_time": None, "time": 5}])
+@pytest.mark.parametrize("event", [{"event_time": None}, {"event_time": None, "time": END // 10**6 - 5}])
 def test_an_event_with_a_time_of_null_leaves_its_user_answered(client: httpx.Client, event: dict[str, Any]) -> None:
     assert post(client, "/events", {"examples": [event | {"user": 3, "item": 5}]}, 202) == {"stored": 1}
     assert post(client, "/recommend", {"user": 3})["context"][0] == 5
 
 
-def test_an_event_of_tomorrow_is_refused(client: httpx.Client, engine: Engine) -> None:
-    ahead = {"user": 3, "item": 5, "event_time": engine.clock.now() + 86_400_000_000}
+@pytest.mark.parametrize(("column", "per_second"), [("event_time", 10**6), ("time", 1)])
+def test_an_event_of_tomorrow_is_refused(client: httpx.Client, engine: Engine, column: str, per_second: int) -> None:
+    ahead = {"user": 3, "item": 5, column: (engine.clock.now() // 10**6 + 86_400) * per_second}
     answer = post(client, "/events", {"examples": [{"item": 1}, ahead]}, 400)
-    assert "examples[1].event_time" in answer["message"] and isinstance(engine.journal, Journal)
+    assert f"examples[1].{column}: expected" in answer["message"] and isinstance(engine.journal, Journal)
     assert engine.journal.is_published
 
 
