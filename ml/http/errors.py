@@ -9,19 +9,23 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+MOST_CHARACTERS = 4000
+"""Of a message, which can quote what the client has sent."""
+
 
 def error_response(status: int, message: str = "", headers: dict[str, str] | None = None) -> JSONResponse:
     """Build the response of an error.
 
     Args:
         status: Status code.
-        message: What is wrong and what would be right; by default the status code's phrase.
+        message: What is wrong and what would be right, cut after `MOST_CHARACTERS`; by default the status code's phrase.
         headers: More headers.
 
     Returns:
         The response.
     """
-    return JSONResponse({"message": message or HTTPStatus(status).phrase, "status": status}, status, headers)
+    message = message[:MOST_CHARACTERS] or HTTPStatus(status).phrase
+    return JSONResponse({"message": message, "status": status}, status, headers)
 
 
 def install_error_handlers(app: FastAPI) -> None:

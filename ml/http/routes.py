@@ -16,6 +16,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 
+MOST_FAULTS = 100
+"""Faults of a body that are described one by one: each takes memory, and a body may have hundreds of thousands."""
+
 
 class JsonRoute(APIRoute):
     """A route to a coroutine function that takes nothing, or one pydantic model from the body, and returns a `Response`.
@@ -62,7 +65,10 @@ def _validated(model: type[BaseModel], content_type: str, data: bytes) -> Any:
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False)
+        if (count := error.error_count()) > MOST_FAULTS:
+            fault = {"type": "faults", "loc": ("body",), "msg": f"{count} keys or values do not fit; see /openapi.json"}
+            raise RequestValidationError([fault]) from None
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
         raise RequestValidationError([fault | {"loc": ("body", *fault["loc"])} for fault in faults]) from None
 
 

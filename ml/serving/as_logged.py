@@ -14,6 +14,9 @@ from ml.catalog.value_text import element_type
 from ml.logs.typed_columns import ValueRules
 from ml.serving.forms import INT64, UINT64
 
+MOST_DIGITS = 100
+"""Characters of a number of 64 bits with blanks around it; `int` reads at most 4,300."""
+
 
 class AsLogged:
     """Reads values of requests as a log with `source.unsigned` or `source.trim` is read.
@@ -53,7 +56,7 @@ class AsLogged:
         if isinstance(value, list):
             return [self.value(column, element) for element in value]
         if column in self._unsigned:
-            if isinstance(value, str) and value.strip().isdecimal():
+            if isinstance(value, str) and len(value) <= MOST_DIGITS and value.strip().isdecimal():
                 value = int(value)
             return value - UINT64 if isinstance(value, int) and INT64 <= value < UINT64 else value
         text = value.strip() if isinstance(value, str) else value

@@ -35,4 +35,4 @@ def scalar(what: str, value: Any, kind: pa.DataType) -> pa.Scalar:
     try:
         return pa.scalar(value, kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError, OverflowError) as error:
-        raise WrongColumn(f"{what}: expected {kind}, found {value!r}") from error
+        raise WrongColumn(f"{what}: expected {kind}, found {value!r:.80}") from error

@@ -11,11 +11,18 @@ MOST_ITEMS = 500
 MOST_CANDIDATES = 2000
 MOST_EVENTS = 10_000
 MOST_VALUES = 1000
+MOST_COLUMNS = 1000
+MOST_TEXT = 2**16
 INT64, UINT64 = 2**63, 2**64
 
-Scalar = Annotated[int, Field(ge=-INT64, lt=UINT64)] | float | str | bool | None
-Value = Scalar | Annotated[list[Scalar], Field(max_length=MOST_VALUES)]
+Text = Annotated[str, Field(max_length=MOST_TEXT)]
+Scalar = Annotated[int, Field(ge=-INT64, lt=UINT64)] | float | Text | bool | None
+# The first wrong element ends the validation of a list or an object: four megabytes have room for millions of them.
+Scalars = Annotated[list[Scalar], Field(max_length=MOST_VALUES, fail_fast=True)]
+Value = Scalar | Scalars
 """A value of a column of the log, or a list of values in a column of lists."""
+Columns = Annotated[dict[str, Value], Field(max_length=MOST_COLUMNS, fail_fast=True)]
+Events = Annotated[list[Columns], Field(max_length=MOST_EVENTS, fail_fast=True)]
 
 
 class Form(BaseModel):
@@ -28,14 +35,16 @@ class RecommendRequest(Form):
     """Asks for items for a user."""
 
     user: Scalar = Field(default=None, description="The user as logged; null for an unknown one.")
-    context: dict[str, Value] = Field(
+    context: Columns = Field(
         default={},
-        max_length=1000,
         description="Columns of the log that describe the request. The user's last event supplies those that are left out.",
     )
     k: int = Field(default=10, ge=1, le=MOST_ITEMS, description="Number of items.")
-    filters: dict[str, list[Scalar]] = Field(
-        default={}, max_length=20, description="Allowed values by column of the item, such as `{genre: [Drama]}`."
+    filters: dict[str, Scalars] = Field(
+        default={},
+        max_length=20,
+        fail_fast=True,
+        description="Allowed values by column of the item, such as `{genre: [Drama]}`.",
     )
     exclude_seen: bool = Field(default=True, description="Whether to leave out the user's last items.")
     explain: bool = Field(default=False, description="Whether to add how much each column contributes to the scores.")
@@ -45,10 +54,11 @@ class RankRequest(Form):
     """Asks for the order of given items or rows."""
 
     user: Scalar = Field(default=None, description="The user as logged; null for an unknown one.")
-    context: dict[str, Value] = Field(default={}, max_length=1000, description="As for `/recommend`.")
-    candidates: list[Scalar | dict[str, Value]] = Field(
+    context: Columns = Field(default={}, description="As for `/recommend`.")
+    candidates: list[Scalar | Columns] = Field(
         min_length=1,
         max_length=MOST_CANDIDATES,
+        fail_fast=True,
         description="Items as logged, or rows: objects of columns of the log that differ between candidates.",
     )
 
@@ -56,13 +66,9 @@ class RankRequest(Form):
 class EventsRequest(Form):
     """Reports what was shown and what users did."""
 
-    examples: list[dict[str, Value]] = Field(
-        default=[], max_length=MOST_EVENTS, description="Rows of the log, for a dataset with a single log."
-    )
-    impressions: list[dict[str, Value]] = Field(
-        default=[], max_length=MOST_EVENTS, description="Rows of the log of impressions, for a dataset with a log of actions."
-    )
-    actions: list[dict[str, Value]] = Field(default=[], max_length=MOST_EVENTS, description="Rows of the log of actions.")
+    examples: Events = Field(default=[], description="Rows of the log, for a dataset with a single log.")
+    impressions: Events = Field(default=[], description="Rows of the log of impressions, for a dataset with a log of actions.")
+    actions: Events = Field(default=[], description="Rows of the log of actions.")
 
 
 class Item(BaseModel):

@@ -42,6 +42,7 @@ from ml.serving.served_log import current_request
 from ml.serving.side_rows import SideRows
 
 _PER_SOURCE = {"two_tower": 300, "popularity": 100, "co_visitation": 200}
+_CACHED_TEXT = 200
 CONTEXT = 20
 """Number of the user's last items that candidate sources use."""
 
@@ -304,8 +305,7 @@ class Recommender:
         """What signals use of a request, as `interactions_of` derives it from the log."""
         session = running_session([event.time for event in past], now, self._idle)
         values = [(name, given.get(name)) for name in self._signal_columns]
-        # A list is refused, but cannot be a key of the cache.
-        codes = [self._hash_value(*of) if isinstance(of[1], list) else self._cached_hash(*of) for of in values]
+        codes = [self._cached_hash(*of) if _is_cached(of[1]) else self._hash_value(*of) for of in values]
         return Requests(Contexts.of([[event.id for event in past]]), np.array([session]), np.array([codes], np.int64))
 
     def _hash_value(self, column: str, value: Any) -> int:
@@ -386,3 +386,8 @@ class Recommender:
         at = places(hash_values("item", given), live.ids)
         table = live.items.take(pa.array(at, mask=at == NOT_LIVE))
         return at, table.set_column(table.column_names.index(item), item, given)
+
+
+def _is_cached(value: Any) -> bool:
+    """Whether the hash of a value is kept. A list, which is refused, cannot be a key, and long texts take much memory."""
+    return not isinstance(value, list) and not (isinstance(value, str) and len(value) > _CACHED_TEXT)

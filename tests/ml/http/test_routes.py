@@ -63,6 +63,14 @@ def test_what_is_not_json_is_refused(data: bytes) -> None:
     assert answer.status_code == 400 and answer.json()["message"].startswith("body")
 
 
+def test_a_body_with_many_faults_gets_a_short_answer() -> None:
+    data = json.dumps({str(number): 1 for number in range(5000)})
+    answer = LEAN.post("/ask", content=data, headers=JSON)
+    assert answer.status_code == 400 and answer.json()["message"] == "body: 5000 keys or values do not fit; see /openapi.json"
+    answer = LEAN.post("/ask", content=json.dumps({"x" * 100_000: 1}), headers=JSON)
+    assert answer.status_code == 400 and len(answer.content) < 5000 and answer.json()["message"].startswith("body.xxx")
+
+
 def test_another_content_type_is_named() -> None:
     for headers in ({}, {"content-type": "text/plain"}, {"content-type": "multipart/form-data; boundary=x"}):
         answer = LEAN.post("/ask", content=b"{}", headers=headers)

@@ -93,6 +93,8 @@ def test_events_are_stored_as_the_log_is_read(client: httpx.Client) -> None:
     [
         ("/events", {"examples": [{"visit": 2**63}]}, "examples[0].visit: expected int64"),
         ("/rank", {"candidates": [2**64]}, "candidates"),
+        ("/rank", {"candidates": ["9" * 5000]}, "candidates"),
+        ("/events", {"examples": [{"item": "9" * 5000}]}, "examples[0].item: expected int64"),
     ],
 )
 def test_other_ints_that_are_too_large_are_refused(client: httpx.Client, path: str, body: Any, said: str) -> None:

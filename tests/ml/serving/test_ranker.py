@@ -102,6 +102,16 @@ def test_the_signals_of_the_service_are_those_of_training(engine: Engine, lake: 
     assert checked > 300
 
 
+def test_long_texts_of_a_context_are_not_kept(engine: Engine) -> None:
+    assert engine.recommender
+    held = engine.recommender._cached_hash.cache_info
+    before = held().currsize
+    for number in range(5):
+        assert ask(engine, 3, {"place": str(number) * 50_000}).items
+    assert held().currsize == before
+    assert ask(engine, 3, {"place": "elsewhere"}).items and held().currsize == before + 1
+
+
 def test_running_sessions() -> None:
     assert running_session([], 50, 10) == 0
     assert running_session([45, 40, 20], 50, 10) == 2
