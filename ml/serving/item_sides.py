@@ -94,13 +94,16 @@ class _ItemSide:
 
     def compute(self, rows: NDArray[np.int64], batch: Callable[[pa.Table], Batch]) -> None:
         """Compute the states of rows that are not yet known."""
-        if not self._known[rows].all():
-            with self._lock:
-                missing = np.unique(rows[~self._known[rows]])
-                found = self.split.items(batch(self.items.take(pa.array(missing))))
-                for held, own in zip(self._states, found, strict=True):
-                    held[torch.from_numpy(missing)] = own
-                self._known[missing] = True
+        if self._known[rows].all():
+            return
+        with self._lock:
+            missing = np.unique(rows[~self._known[rows]])
+            if not len(missing):  # another thread has computed them meanwhile
+                return
+            found = self.split.items(batch(self.items.take(pa.array(missing))))
+            for held, own in zip(self._states, found, strict=True):
+                held[torch.from_numpy(missing)] = own
+            self._known[missing] = True
 
 
 class ItemSides:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
 from ml.models.split_dlrm import ItemStates, SplitDLRM
 from ml.recipes.recipe import recipe_of
+from ml.retrieval.vectors import padded
 from ml.schema import FeatureSchema
 from ml.serving.batches import batch_of
 from ml.serving.engine import Engine
@@ -174,6 +176,37 @@ def test_other_items_have_sides_of_their_own() -> None:
     before = served.check(np.arange(ITEMS))
     served.items = served.items.set_column(1, "clicks_1h", pa.array(np.arange(ITEMS) % 3))
     assert np.abs(served.check(np.arange(ITEMS)) - before).max() > 1e-3
+
+
+def test_items_that_two_threads_need_at_once_are_computed_once() -> None:
+    served = Served()
+    served.check(np.arange(9))
+    [side] = served.sides._held.values()
+    both_wait, computed = threading.Barrier(2), list[int]()
+
+    class Lock:
+        """Lets no thread in before both want to enter, so that neither has computed anything when the other one looked."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+
+        def __enter__(self) -> None:
+            both_wait.wait(60)
+            self._lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self._lock.release()
+
+    def batch(some: pa.Table) -> Batch:
+        computed.append(len(some))
+        return served.bundle.batch(padded(served.bundle, some))
+
+    side._lock = Lock()  # pyright: ignore[reportAttributeAccessIssue]
+    with ThreadPoolExecutor(2) as pool:
+        for one in [pool.submit(side.compute, np.arange(ITEMS), batch) for _ in range(2)]:
+            one.result()
+    assert computed == [ITEMS - 9]
+    served.check(np.arange(ITEMS))
 
 
 def test_while_a_delta_is_applied_the_bundle_scores() -> None:
