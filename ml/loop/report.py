@@ -114,6 +114,8 @@ def result_lines(metrics: Mapping[str, Any]) -> list[str]:
         qualities = ", ".join(f"{arm} {value:.3f}" for arm, value in day["quality"].items())
         better = "; ".join(f"online over {arm} {_percent(found)}" for arm, found in day["improvement"].items())
         lines.append(f"day {day['day']}: quality {qualities}" + (f"; {better}" if better else ""))
+    failed, answered = (sum(of[which] for of in metrics["arms"].values()) for which in ("failed", "requests"))
+    lines.append(f"{failed:,} of {failed + answered:,} requests failed, with {sum(metrics['restarts'].values())} restarts")
     fresh = metrics["freshness"]
     lines.append(
         f"from event to served weights: median {fresh['median']:.1f} s, "

@@ -60,10 +60,10 @@ def table(loop: Loop) -> Group:
 
 def line(loop: Loop) -> str:
     """Describe the loop in a line."""
-    found = {arm: _recent(loop, read_requests(loop.folders.run / "records", arm)) for arm in loop.settings.arms}
-    qualities = ", ".join(f"{arm} {of.quality:.3f}" for arm, of in found.items())
-    starts = sum(process.starts - 1 for process in loop.watcher.processes)
-    return f"{_when(loop)}: quality {qualities}; {_fresh(loop)}; {starts} restarts"
+    found = {arm: read_requests(loop.folders.run / "records", arm) for arm in loop.settings.arms}
+    qualities = ", ".join(f"{arm} {_recent(loop, of).quality:.3f}" for arm, of in found.items())
+    starts, failed = sum(process.starts - 1 for process in loop.watcher.processes), sum(of.failed for of in found.values())
+    return f"{_when(loop)}: quality {qualities}; {_fresh(loop)}; {starts} restarts, {failed:,} failed requests"
 
 
 @contextmanager

@@ -35,6 +35,7 @@ def test_the_report_of_a_change_says_who_recovers(tmp_path: Path) -> None:
     assert metrics["arms"]["frozen"]["hours"] is None and metrics["arms"]["online"]["hours"] is not None
     assert metrics["any"] == pytest.approx(0.25)
     assert "does not recover" in next(line for line in lines if line.startswith("frozen"))
+    assert "3 of 3,459 requests failed, with 2 restarts" in lines
     assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "report.html").read_text()
     assert all(arm in page for arm in ARMS) and "simulated" in page and "serve online</td><td>2<" in page
