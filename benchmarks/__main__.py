@@ -75,6 +75,9 @@ def measure(chosen: Sequence[str], console: Console) -> tuple[list[Result], list
             continue
         found += results
         ratios = ", ".join(_two_digits(result.ratio) or "-" for result in results)
+        for result in results:
+            if result.baseline is None:
+                console.print(f"    {result.note}", markup=False, highlight=False)
         console.print(f"    {time.perf_counter() - began:.0f} s; ratios {ratios}", markup=False, highlight=False)
     return found, failed
 
