@@ -29,7 +29,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         stages=[spec.examples_log.stage],  # not the models: a selection of what is downstream of a day would include the study
         kinds=["pytorch", "faiss"],
         description="Recall of recommendations for the clicks of a day, answered by the code of the service with the models of "
-        "the day before: of each ranker, and what the candidate stage loses.",
+        "the day before: of each ranker and of each two-tower model alone, and what the candidate stage loses.",
     )
     def served_recall(
         context: dg.AssetExecutionContext, config: ServedRecallStudy, lake: LakeResource, landing: LandingResource

@@ -269,7 +269,12 @@ def recipe_of(spec: DatasetSpec, model: str, overrides: Mapping[str, Any] | None
 
 def retrieval_model(spec: DatasetSpec) -> str | None:
     """Return the name of a dataset's first two-tower model, which finds candidates; None without one."""
-    return next((name for name in spec.models if recipe_of(spec, name).model.kind == "two_tower"), None)
+    return next(iter(two_tower_models(spec)), None)
+
+
+def two_tower_models(spec: DatasetSpec) -> list[str]:
+    """Return the names of a dataset's two-tower models, in the order of its entry."""
+    return [name for name in spec.models if recipe_of(spec, name).model.kind == "two_tower"]
 
 
 def with_edits(recipe: Recipe, edits: Edits) -> Recipe:

@@ -29,7 +29,9 @@ from ml.retrieval.popularity import Popularity
 from ml.retrieval.postings import Postings
 from ml.retrieval.signals import Candidates, CandidateSignals, SignalSnapshot
 from ml.retrieval.source import Clicks
+from ml.retrieval.vectors import user_vectors
 from ml.schema import EVENT_TIME
+from ml.serving.batches import table_of
 from ml.serving.events import EventWindow
 from ml.serving.feature_tables import ServedTables
 from ml.serving.live_index import LiveIndex
@@ -66,6 +68,23 @@ class ServedItems:
     def __len__(self) -> int:
         """Number L of items."""
         return len(self.ids)
+
+    def nearest(self, row: Mapping[str, pa.Scalar], k: int, allowed: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+        """Find the items with the nearest vectors to the user's of a request.
+
+        Args:
+            row: The columns of the request that do not describe items, as the two-tower model reads them.
+            k: Number of items.
+            allowed: bool [L], the items that the request may get; None for all.
+
+        Returns:
+            Places of at most k items, nearest first; none without a two-tower model.
+        """
+        if self.index is None or self.tower is None:
+            return np.zeros(0, np.int64)
+        among = None if allowed is None else np.flatnonzero(allowed)
+        at = places(self.index.search(user_vectors(self.tower, table_of(row)), k, among).ids[0], self.ids)
+        return at[at != NOT_LIVE]
 
 
 class LiveCatalogue:

@@ -30,7 +30,6 @@ from ml.retrieval.contexts import NOT_LIVE, Contexts, places
 from ml.retrieval.interactions import Requests, codes_of, context_columns, running_session
 from ml.retrieval.items import item_columns
 from ml.retrieval.signals import Candidates
-from ml.retrieval.vectors import user_vectors
 from ml.schema import ARROW_TYPES, EVENT_TIME, HISTORY_PREFIX, LABEL
 from ml.serving.batches import batch_of, scalar, table_of
 from ml.serving.catalogue import LiveCatalogue, ServedItems
@@ -41,7 +40,8 @@ from ml.serving.rows import by_label
 from ml.serving.served_log import current_request
 from ml.serving.side_rows import SideRows
 
-_PER_SOURCE = {"two_tower": 300, "popularity": 100, "co_visitation": 200}
+PER_SOURCE = {"two_tower": 300, "popularity": 100, "co_visitation": 200}
+"""Number of candidates that each source finds."""
 _CACHED_TEXT = 200
 CONTEXT = 20
 """Number of the user's last items that candidate sources use."""
@@ -338,15 +338,12 @@ class Recommender:
         """Places of the candidates of each source."""
         found: dict[str, NDArray[np.int64]] = {}
         is_allowed = np.ones(len(live), np.bool_) if allowed is None else allowed
-        if live.index is not None and live.tower is not None:
-            among = None if allowed is None else np.flatnonzero(allowed)
-            ids = live.index.search(user_vectors(live.tower, table_of(row)), _PER_SOURCE["two_tower"], among).ids[0]
-            at = places(ids, live.ids)
-            found["two_tower"] = at[at != NOT_LIVE]
-        found["popularity"] = live.popular[is_allowed[live.popular]][: _PER_SOURCE["popularity"]]
+        if live.index is not None:
+            found["two_tower"] = live.nearest(row, PER_SOURCE["two_tower"], allowed)
+        found["popularity"] = live.popular[is_allowed[live.popular]][: PER_SOURCE["popularity"]]
         if seen:
             scores = np.where(is_allowed, self.source.together(live, seen), -np.inf)
-            best = np.argsort(-scores, kind="stable")[: _PER_SOURCE["co_visitation"]]
+            best = np.argsort(-scores, kind="stable")[: PER_SOURCE["co_visitation"]]
             found["co_visitation"] = best[scores[best] > 0]
         if not exclude_seen and seen:
             at = places(np.array(seen, np.int64), live.ids)

@@ -2,6 +2,7 @@
 
 At the start of each slice of `ranking.slice_minutes` the live items and all statistics are refreshed; a user's own events count
 at once, as in the service. The models are those of the day before. A click counts as found at its place in the recommendation.
+A two-tower model is also measured alone: its answer is the list of the candidate source `two_tower`, in the order of the index.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +27,7 @@ from ml.evaluation.ranking.metrics import CUTS, RECIPROCAL_CUT
 from ml.hashing import mix64_array
 from ml.lake import Lake
 from ml.models.lambdarank import LambdaRank
-from ml.recipes.recipe import retrieval_model
+from ml.recipes.recipe import two_tower_models
 from ml.retrieval.candidate_index import load_ranker
 from ml.retrieval.interactions import context_columns, positive, read_rows
 from ml.retrieval.items import item_column
@@ -34,7 +36,7 @@ from ml.serving.catalogue import LiveCatalogue
 from ml.serving.choice import ranking_model
 from ml.serving.events import EventWindow
 from ml.serving.ranker import NAME as LAMBDARANK
-from ml.serving.recommender import Recommender
+from ml.serving.recommender import CONTEXT, PER_SOURCE, Recommender
 from ml.stages import CANDIDATE_INDEX, exported_models
 
 ALL = 5000
@@ -68,7 +70,7 @@ def served_recall(
     spec: DatasetSpec,
     day: str,
     lake: Lake,
-    ranking: Bundle,
+    ranking: Bundle | None,
     retrieval: Bundle | None = None,
     ranker: LambdaRank | None = None,
     requests: int = 4000,
@@ -80,7 +82,7 @@ def served_recall(
         spec: A dataset with an item and a user.
         day: `YYYY-MM-DD`.
         lake: Where raw logs are stored.
-        ranking: The model that ranks, unless there is a ranker.
+        ranking: The model that ranks, unless there is a ranker; None for the candidates of the two-tower model alone.
         retrieval: A two-tower model, or None.
         ranker: The LambdaRank that ranks, or None.
         requests: Approximate number of clicks.
@@ -88,8 +90,10 @@ def served_recall(
 
     Raises:
         MissingPartition: The day has not been ingested.
-        ValueError: The day has no clicks.
+        ValueError: The day has no clicks, or there is no model.
     """
+    if ranking is None and retrieval is None:
+        raise ValueError(f"{spec.name} {day}: there is neither a model that ranks nor a two-tower model")
     begin, end = day_bounds(day, spec.zone)
     window = EventWindow(spec)
     rows = read_rows(spec, day, lake, window.reach(begin))
@@ -111,14 +115,33 @@ def served_recall(
             row = rows.select(columns).slice(at, 1).to_pylist()[0]
             user, item = row.pop(spec.user or ""), row.pop(item_column(spec))
             began = time.perf_counter()
-            found = recommender.recommend(ranking, user, row, ALL, int(times[at]), ranker=ranker)
+            items = _answer(recommender, ranking, retrieval, ranker, user, row, int(times[at]))
             seconds.append(time.perf_counter() - began)
-            ranks.append(next((n for n, of in enumerate(found.items) if of.item == item), ALL))
+            ranks.append(next((n for n, found in enumerate(items) if found == item), ALL))
             not_live += item not in held
-            sizes.append(len(found.items))
+            sizes.append(len(items))
     if not ranks:
         raise ValueError(f"{spec.name} {day}: there are no clicks to answer")
     return _summed(np.array(ranks), not_live, np.array(sizes), np.array(seconds))
+
+
+def _answer(
+    recommender: Recommender,
+    ranking: Bundle | None,
+    retrieval: Bundle | None,
+    ranker: LambdaRank | None,
+    user: Any,
+    context: Mapping[str, Any],
+    now: int,
+) -> list[Any]:
+    """Items for a user, best first."""
+    if ranking is not None:
+        return [of.item for of in recommender.recommend(ranking, user, context, ALL, now, ranker=ranker).items]
+    assert retrieval is not None
+    source, seen = recommender.source, [event.id for event in recommender.window.last_of(user, now, CONTEXT)]
+    row, allowed = recommender.row_of(retrieval, user, context, now), source.allowed(source.live, {}, seen)
+    at = source.live.nearest(row, PER_SOURCE["two_tower"], allowed)
+    return source.live.items[item_column(recommender.spec)].take(pa.array(at)).to_pylist()
 
 
 def last_day(spec: DatasetSpec, lake: Lake) -> str | None:
@@ -146,7 +169,8 @@ def run_study(
         on_result: Called with a line of text after each ranker.
 
     Returns:
-        The recall of the LambdaRank, if the candidate index has one, and of the model that ranks by default.
+        The recall of the LambdaRank, if the candidate index has one, of the model that ranks by default, and of each two-tower
+        model alone, as `<model>_alone`. Candidates of the first two-tower model are ranked.
 
     Raises:
         MissingPartition: The log of the day, or an export or the candidate index of the day before, is not in the lake.
@@ -159,11 +183,16 @@ def run_study(
     def bundle(model: str) -> Bundle:
         return Bundle.load(require_model(lake, exported_models(model), spec.name, before, spec.fingerprint))
 
-    name, towers, ranker = ranking_model(spec), retrieval_model(spec), load_ranker(lake, spec, before)
-    ranking, retrieval = bundle(name), bundle(towers) if towers else None
-    found = {}
-    for called, by in {**({LAMBDARANK: ranker} if ranker else {}), name: None}.items():
-        found[called] = served_recall(spec, day, lake, ranking, retrieval, by, requests, sides)
+    towers = {name: bundle(name) for name in two_tower_models(spec)}
+    name, first, ranker = ranking_model(spec), next(iter(towers.values()), None), load_ranker(lake, spec, before)
+    ranking, found = bundle(name), {}
+    ways: dict[str, tuple[Bundle | None, Bundle | None, LambdaRank | None]] = {}
+    if ranker is not None:
+        ways[LAMBDARANK] = ranking, first, ranker
+    ways[name] = ranking, first, None
+    ways |= {f"{of}_alone": (None, tower, None) for of, tower in towers.items()}
+    for called, (model, retrieval, by) in ways.items():
+        found[called] = served_recall(spec, day, lake, model, retrieval, by, requests, sides)
         if on_result is not None:
             on_result(f"{called}: recall@20 {found[called].recall[20]:.4f} of {found[called].requests} clicks")
     return found

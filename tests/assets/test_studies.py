@@ -166,10 +166,10 @@ def test_served_recall_answers_a_day_by_each_ranker_of_the_day_before(tmp_path: 
     put_raw(lake, spec, rows.set_column(0, "event_time", pa.array(rows["event_time"].to_numpy() + 24 * HOUR)), DAYS[1])
     metadata = measure(requests=1000)
     found = json.loads((lake.partition(STUDIES, "served_recall", spec.name) / "served.json").read_text())
-    assert set(found) == {"lambdarank", "dlrm"} and metadata["day"].value == DAYS[1]
+    assert set(found) == {"lambdarank", "dlrm", "two_tower_alone"} and metadata["day"].value == DAYS[1]
     assert {of["requests"] for of in found.values()} == {100}
     assert metadata["recall_at_20/lambdarank"].value == found["lambdarank"]["recall"]["20"] > 0
-    assert "| lambdarank |" in metadata["rankers"].value and "| dlrm |" in metadata["rankers"].value
+    assert "| lambdarank |" in metadata["rankers"].value and "| two_tower_alone |" in metadata["rankers"].value
     assert measure(requests=20)["recall_at_20/dlrm"] is not None, "a rerun replaces the result"
     with pytest.raises(ValueError, match="is the first day"):
         measure(day=DAYS[0])

@@ -142,6 +142,10 @@ def test_recall_is_measured_through_the_service(lake: Lake, engine: Engine) -> N
     assert found.recall[100] <= 1 - found.not_live - found.not_found + 1e-9 and found.not_live > 0
     other = served_recall(SPEC, DAY, lake, ranking, retrieval, None, requests=100)
     assert other.requests < 200 and len(table_of({"a": found, "b": other})) == 2
+    alone = served_recall(SPEC, DAY, lake, None, retrieval, requests=10_000)
+    assert alone.requests == found.requests and alone.not_live == found.not_live and 0 < alone.recall[10] < alone.recall[20]
+    with pytest.raises(ValueError, match="neither a model that ranks nor a two-tower model"):
+        served_recall(SPEC, DAY, lake, None)
     times = raw_rows()[EVENT_TIME].to_numpy()
     early = int((times < MIDNIGHT + HOUR / 2).sum())
     assert found.not_live >= early / found.requests / 2

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from upath import UPath
 
 from ml.lake import Lake
 from ml.retrieval.postings import UnknownColumn
+from ml.retrieval.vectors import user_vectors
 from ml.schema import EVENT_TIME
-from ml.serving.batches import batch_of
+from ml.serving.batches import batch_of, table_of
 from ml.serving.engine import Engine
 from ml.serving.explanations import column_contributions
 from ml.serving.faults import WrongColumn
@@ -59,6 +62,17 @@ def test_scores_are_those_of_the_bundle_on_the_raw_columns(engine: Engine) -> No
         }
         [score] = bundle.predict(pa.RecordBatch.from_pylist([row]))
         assert score == pytest.approx(ranked.score, rel=1e-6)
+
+
+def test_nearest_items_have_the_largest_products_with_the_vector_of_the_user(engine: Engine) -> None:
+    live = recommender(engine).source.live
+    assert live.index is not None and live.tower is not None
+    row = recommender(engine).row_of(live.tower, some_user(engine), {}, engine.clock.now())
+    order = np.argsort(-(live.index.vectors @ user_vectors(live.tower, table_of(row))[0]))
+    allowed = np.arange(len(live)) % 2 == 0
+    assert live.nearest(row, 5, None).tolist() == order[:5].tolist()
+    assert live.nearest(row, len(live), allowed).tolist() == order[allowed[order]].tolist()
+    assert not len(replace(live, index=None, tower=None).nearest(row, 5, None))
 
 
 def test_trailing_counts_are_those_of_the_log(engine: Engine) -> None:
