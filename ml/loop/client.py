@@ -15,7 +15,7 @@ _UNANSWERED = (FileNotFoundError, requests.ConnectionError, requests.Timeout, Ch
 
 
 class Unavailable(Exception):
-    """The service has not answered, has failed, or refuses requests for now. What was sent may have been stored."""
+    """The service did not answer, failed, or limits requests. It may have stored what was sent."""
 
 
 class ServiceClient:

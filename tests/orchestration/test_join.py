@@ -111,7 +111,7 @@ class Query:
 
 @pytest.fixture
 def joined_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Query, Query], str]:
-    """A function that runs `join_stream` on two queries, that of the join and that of Kafka, and returns what it prints."""
+    """Return a function that runs `join_stream` with a simulated query of the join and one of Kafka, and returns its output."""
 
     def run(query: Query, intake: Query) -> str:
         topics = {"servers": "one:9092", "impressions": "feed.shown", "actions": "feed.done"}

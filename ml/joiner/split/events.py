@@ -90,7 +90,7 @@ def split_rows(
     Args:
         rows: Columns of the impressions, the key among them, [N].
         times: When each row was shown, int64 [N], microseconds since 1970-01-01 UTC.
-        positive: Which rows are followed by an action, bool [N], by its type, that of the main label first.
+        positive: For each type of action, which rows such an action follows, bool [N]. The type of the main label is the first.
         key: Columns that identify an impression.
         clock: What machines log as the time of an event.
         options: Delays and faults.
