@@ -77,7 +77,7 @@ def import_(
     try:
         recipe = _plan(spec, model).recipe
         found = read_search(file, recipe, choices)
-        advised = [one.name for one in rules_of(spec).search if recipe.model.kind in one.models]
+        advised = [one.name for one in rules_of(spec).searched(recipe.model.kind)]
         section = section_of(found.search, advised)
         path = spec.models[model].edits
         if path is not None and not printed:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml.advisor.advice import Advice
 from ml.advisor.draft import value_at
-from ml.advisor.rules import Rules, Searched, load_rules
+from ml.advisor.rules import Rules, Searched
 from ml.advisor.wishes import Wishes
 from ml.recipes.recipe import Recipe
 from ml.recipes.search import TRIALS_PER_PARAMETER, Search
@@ -76,34 +76,41 @@ def advised_search(advice: Advice, wishes: Wishes | None = None, cores: float = 
         >>> search.parameters[0]["name"], search.parameters[0]["transformation"]
         ('dense_lr', 'log')
     """
-    return search_around(advice.recipe, advice.rows, wishes, cores, advice.rules)
+    return search_over(parameters_around(advice.recipe, advice.rows, advice.rules), wishes, cores)
 
 
-def search_around(
-    recipe: Recipe,
-    rows: float | None,
-    wishes: Wishes | None = None,
-    cores: float = 1.0,
-    rules: Rules | None = None,
-    days_trained: int | None = None,
-    fixed: Collection[str] = (),
-) -> AdvisedSearch:
-    """Derive what tuning searches around a recipe.
+def parameters_around(
+    recipe: Recipe, rows: float | None, rules: Rules, fixed: Collection[str] = ()
+) -> tuple[dict[str, Any], ...]:
+    """Return the parameters that tuning searches around a recipe, as `AdvisedSearch.parameters`.
 
     Args:
         recipe: The recipe.
         rows: Rows of a day; None if they are not known.
-        wishes: As for `advised_search`.
-        cores: As for `advised_search`.
-        rules: The rules; by default, Evergreen's.
-        days_trained: Number of training days of a trial, as `Search.days_trained`; by default, that of a search with defaults.
-        fixed: Recipe keys that will not be searched. Where the warm-up or the decay is among them, the other one's bounds keep
+        rules: The rules.
+        fixed: Recipe keys that will not be searched. If one of warm-up and decay start is fixed, the bounds of the other keep
             the warm-up before the decay.
     """
-    wishes, rules = wishes or Wishes(), rules or load_rules()
-    searched = [one for one in rules.search if recipe.model.kind in one.models]
+    searched = rules.searched(recipe.model.kind)
     grids = {one.key: _grid(one, recipe, rows) for one in searched if one.grid}
-    parameters = tuple(found for one in searched if (found := _parameter(one, recipe, rules, grids, fixed)))
+    return tuple(found for one in searched if (found := _parameter(one, recipe, rules, grids, fixed)))
+
+
+def search_over(
+    parameters: tuple[dict[str, Any], ...],
+    wishes: Wishes | None = None,
+    cores: float = 1.0,
+    days_trained: int | None = None,
+) -> AdvisedSearch:
+    """Derive what tuning searches from its parameters.
+
+    Args:
+        parameters: The parameters.
+        wishes: As for `advised_search`.
+        cores: As for `advised_search`.
+        days_trained: Number of training days of a trial, as `Search.days_trained`; by default, that of a search with defaults.
+    """
+    wishes = wishes or Wishes()
     names = {parameter["name"] for parameter in parameters}
     constraints = (DECAY_AFTER_WARM_UP,) if {"decay_start", "warm_up"} <= names else ()
     budget = TRIALS_PER_PARAMETER * len(parameters) if wishes.trials is None else wishes.trials
@@ -131,11 +138,7 @@ def _parameter(
         bounds = {"min": min(float(f"{low:.4g}"), value), "max": max(float(f"{high:.4g}"), value)}
         return common | {"bounds": bounds, "transformation": "log"}
     if one.range:
-        low, high = min(one.range[0], value), max(one.range[1], value)
-        if one.key == WARM_UP and DECAY_START in fixed:
-            high = min(high, recipe.schedule.decay_start)
-        if one.key == DECAY_START and WARM_UP in fixed:
-            low = max(low, recipe.schedule.warm_up)
+        low, high = _before_decay(one.key, min(one.range[0], value), max(one.range[1], value), recipe, fixed)
         if low == high:
             return None
         whole = one.type == "int"
@@ -151,6 +154,15 @@ def _parameter(
         values = list(one.values)
     values = list(dict.fromkeys([*values, own]))
     return common | {"categorical_values": values} if len(values) > 1 else None
+
+
+def _before_decay(key: str, low: float, high: float, recipe: Recipe, fixed: Collection[str]) -> tuple[float, float]:
+    """Return the part of a range, of warm-up or decay start, that keeps the warm-up before the decay if the other is fixed."""
+    if key == WARM_UP and DECAY_START in fixed:
+        high = min(high, recipe.schedule.decay_start)
+    if key == DECAY_START and WARM_UP in fixed:
+        low = max(low, recipe.schedule.warm_up)
+    return low, high
 
 
 def _grid(one: Searched, recipe: Recipe, rows: float | None) -> tuple[int, ...]:

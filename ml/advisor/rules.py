@@ -249,6 +249,10 @@ class Rules(Strict):
         """Hash of the user's files among the loaded ones; empty without any."""
         return self._digest
 
+    def searched(self, kind: str) -> list[Searched]:
+        """Return the parameters that tuning searches for a kind of model."""
+        return [one for one in self.search if kind in one.models]
+
     def and_then(self, other: Rules) -> Rules:
         """Return these rules followed by others. Rules, bounds, parameters and lists of the same name are replaced in place."""
         bounds = {bound.key: bound for bound in (*self.bounds, *other.bounds)}

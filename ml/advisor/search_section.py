@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ml.advisor.advised_search import search_around
+from ml.advisor.advised_search import parameters_around, search_over
 from ml.advisor.draft import FEATURES, value_at
 from ml.advisor.recipe_keys import of_recipe, of_table
 from ml.advisor.rules import Rules, rules_of
@@ -74,15 +74,16 @@ def search_section(
     wishes = wishes_of(spec, model)
     edited = {key: value for key, value in (edits.sigopt.items() if edits else ()) if key != "parameters"} | dict(changes or {})
     rules = rules_of(spec)
-    every = search_around(recipe, rows, rules=rules).parameters
+    every = parameters_around(recipe, rows, rules)
     fixed = _keys(every) - _keys(_parameters(edits, recipe, every, rules)[0])
-    advised = search_around(recipe, rows, wishes, cores, rules, _days_trained(edited), fixed).section
-    parameters, listed = _parameters(edits, recipe, advised["parameters"], rules)
+    around = parameters_around(recipe, rows, rules, fixed)
+    parameters, listed = _parameters(edits, recipe, around, rules)
+    advised = search_over(around, wishes, cores, _days_trained(edited)).section
     names = {parameter["name"] for parameter in parameters}
     constraints = [each for each in advised["linear_constraints"] if {term["name"] for term in each["terms"]} <= names]
     data = {**advised, "parameters": parameters, "linear_constraints": constraints, **edited}
     search = _validated(spec, model, edits, data)
-    unwished = search_around(recipe, rows, cores=cores, rules=rules, fixed=fixed).section
+    unwished = search_over(around, cores=cores).section
     origins = _origins(search, advised, unwished, edits, edited | {"parameters": listed})
     return SearchSection(search, origins, tuple(_overrode(advised, search)))
 
@@ -195,8 +196,7 @@ def _parameters(
     listed = listed_parameters(edits, {parameter["name"] for parameter in advised} | {one.name for one in rules.search})
     fixed = tuple(f"{key}." for key, value in flat(edits.values).items() if value != {}) if edits else ()
     searched = [parameter for parameter in advised if not f"{parameter['key']}.".startswith(fixed)]
-    of_model = [one for one in rules.search if recipe.model.kind in one.models]
-    known = {one.name: {"key": one.key, "type": one.parameter_type} for one in of_model}
+    known = {one.name: {"key": one.key, "type": one.parameter_type} for one in rules.searched(recipe.model.kind)}
     changed = [one for one in listed if not one.get("remove")]
     missing = {one["name"] for one in changed} - {parameter["name"] for parameter in searched}
     searched += [{"name": name, **known[name]} for name in sorted(missing & known.keys())]
