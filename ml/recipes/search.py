@@ -5,16 +5,16 @@ The terms are SigOpt's, as in its `experiment.yml`. Each parameter also names th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from ml.catalog.strict import FAULT, LaxFloat, LaxInt, LaxNumber, Strict, fault
+from ml.recipes.assignments import as_category, value_at, with_assignments
 from ml.recipes.recipe import Recipe
 
-Number = int | float
 MetricName = Literal["auc", "log_loss", "training_time", "model_bytes"]
 TRIALS_PER_PARAMETER = 10  # SigOpt's guidance is 10 to 20
 
@@ -68,7 +68,7 @@ class SearchedParameter(Strict):
         """Whether a value of the recipe key is among the values that are searched."""
         if self.type == "categorical":
             return as_category(value) in self.categorical_values
-        if isinstance(value, bool) or not isinstance(value, Number):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         return value in self.grid if self.bounds is None else self.bounds.min <= value <= self.bounds.max
 
@@ -293,69 +293,3 @@ def refused_values(parameter: SearchedParameter, recipe: Recipe) -> Iterator[tup
                 yield domain, f"{problem}: {faults[0]['msg']}"
         except (ValueError, yaml.YAMLError):
             yield domain, problem
-
-
-def with_assignments(recipe: Recipe, parameters: Iterable[SearchedParameter], assignments: Mapping[str, Any]) -> Recipe:
-    """Returns a recipe with the values of a suggestion.
-
-    Args:
-        recipe: The recipe.
-        parameters: The parameters that are searched.
-        assignments: Values by parameter. An absent parameter, whose conditions are not met, keeps the recipe's value.
-
-    Returns:
-        The validated recipe.
-
-    Raises:
-        KeyError: The recipe has no such key.
-        pydantic.ValidationError: The values are not valid together.
-    """
-    data = recipe.model_dump(mode="json")
-    for parameter in parameters:
-        if parameter.name in assignments:
-            _set(data, parameter.key, assignments[parameter.name])
-    return Recipe.model_validate(data)
-
-
-def as_category(value: Any) -> str:
-    """Returns a recipe's value as the text of a category.
-
-    Example:
-        >>> as_category([128, 64]), as_category("adam"), as_category(True), as_category(0.5)
-        ('128-64', 'adam', 'true', '0.5')
-    """
-    if isinstance(value, list | tuple):
-        return "-".join(map(str, value)) or "none"
-    return value if isinstance(value, str) else yaml.safe_dump(value).split("\n")[0]
-
-
-def value_at(data: Any, key: str) -> Any:
-    """Returns the value of a nested key such as `model.deep.0`. Raises `KeyError` with the part that does not exist."""
-    for part in key.split("."):
-        data = data[_index(data, part)]
-    return data
-
-
-def _index(data: Any, part: str) -> str | int:
-    if isinstance(data, list) and part.isdigit() and int(part) < len(data):
-        return int(part)
-    if isinstance(data, dict) and part in data:
-        return part
-    raise KeyError(part)
-
-
-def _set(data: Any, key: str, value: Any) -> None:
-    *above, last = key.split(".")
-    for part in above:
-        data = data[_index(data, part)]
-    index = _index(data, last)
-    data[index] = _parsed(value, data[index])
-
-
-def _parsed(value: Any, present: Any) -> Any:
-    """Returns the recipe's value for a parameter's value; categories are text."""
-    if not isinstance(value, str):
-        return value
-    if isinstance(present, list):
-        return [] if value == "none" else [int(width) for width in value.split("-")]
-    return value if isinstance(present, str) else yaml.safe_load(value)

@@ -26,9 +26,10 @@ from ml.catalog.spec import DatasetSpec
 from ml.datasets.reader import BlockReader
 from ml.datasets.splits import SPLITS
 from ml.lake import Lake
+from ml.recipes.assignments import with_assignments
 from ml.recipes.models import DlrmRecipe
 from ml.recipes.recipe import Recipe
-from ml.recipes.search import Search, with_assignments
+from ml.recipes.search import Search
 from ml.studies.advisor_report import Cases, figure, summary
 from ml.studies.original_dlrm import NumberedDays, Settings, fastest_threads, reference_features, train_original
 from ml.studies.timed_run import Recorder, TimedRun

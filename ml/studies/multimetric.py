@@ -27,8 +27,9 @@ from ml.advisor.wishes import Wishes
 from ml.catalog.spec import DatasetSpec
 from ml.evaluation.plots import scatter
 from ml.lake import Lake
+from ml.recipes.assignments import with_assignments
 from ml.recipes.recipe import Recipe
-from ml.recipes.search import Search, with_assignments
+from ml.recipes.search import Search
 from ml.studies.paired import Predictions, as_json, difference, predictions_by_day, ratio
 from ml.studies.wide_space import Observed
 from ml.training.loop import DivergedError

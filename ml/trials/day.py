@@ -20,9 +20,9 @@ from upath import UPath
 
 from ml.artifacts.snapshot import digest
 from ml.lake import BusyPartition
+from ml.recipes.assignments import with_assignments
 from ml.recipes.edits import changes
 from ml.recipes.recipe import Recipe
-from ml.recipes.search import with_assignments
 from ml.stages import MDS_DATASETS, tuning_results
 from ml.training.replay import Replay, replay
 from ml.training.state_dict import save_snapshot

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ml.lake import Lake
+from ml.recipes.assignments import with_assignments
 from ml.recipes.dialects.write import experiment_body
-from ml.recipes.search import Search, with_assignments
+from ml.recipes.search import Search
 from ml.stages import tuning_results
 from ml.trials.experiment import Tried, metrics_of
 from ml.tuning.definition import Metric, Value

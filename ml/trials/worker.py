@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ml.recipes.search import Search, with_assignments
+from ml.recipes.assignments import with_assignments
+from ml.recipes.search import Search
 from ml.trials.checkpoints import OnCheckpoint
 from ml.trials.connection import Service
 from ml.trials.experiment import Tried

@@ -8,12 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ml.recipes.assignments import as_category, value_at
 from ml.recipes.dialects.choices import Choices
 from ml.recipes.dialects.known import Known, known_parameters
 from ml.recipes.dialects.numbers import as_number
 from ml.recipes.dialects.report import Report
 from ml.recipes.recipe import Recipe
-from ml.recipes.search import SearchedParameter, as_category, refused_values, value_at
+from ml.recipes.search import SearchedParameter, refused_values
 
 _SHOWN = ("object", "precision", "tunable", "constraints")  # keys that SigOpt shows, without effect on a search
 _READ = ("name", "key", "type", "bounds", "grid", "categorical_values", "transformation", "prior", "conditions")

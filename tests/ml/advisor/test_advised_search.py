@@ -8,7 +8,8 @@ from ml.advisor.advise import advise
 from ml.advisor.advised_search import AdvisedSearch, advised_search
 from ml.advisor.wishes import Wishes
 from ml.catalog.load import load_catalog
-from ml.recipes.search import Search, check_search, with_assignments
+from ml.recipes.assignments import with_assignments
+from ml.recipes.search import Search, check_search
 from tests.helpers.feature_profiles import profile_of
 from tests.ml.advisor.test_advise import MACHINE, MODELS
 

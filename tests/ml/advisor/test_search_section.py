@@ -9,8 +9,8 @@ import pytest
 
 from ml.advisor.search_section import ADVISED, SearchSection, search_section
 from ml.catalog.load import CatalogError, load_dataset
+from ml.recipes.assignments import with_assignments
 from ml.recipes.recipe import Recipe, recipe_of
-from ml.recipes.search import with_assignments
 from tests.helpers.paths import ROOT
 
 

@@ -1,4 +1,4 @@
-"""What is tuned: parameters set recipe keys, and what does not fit is refused by name."""
+"""What is tuned: what does not fit together, or does not fit the recipe, is refused by name."""
 
 from __future__ import annotations
 
@@ -7,25 +7,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from ml.recipes.assignments import with_assignments
 from ml.recipes.recipe import Recipe, load_recipe
-from ml.recipes.search import Search, SearchedParameter, as_category, check_search, with_assignments
+from ml.recipes.search import Search, check_search
+from tests.helpers.searches import BATCH, LR, SHORTCUT, TOP, UNITS
 
-LR = {
-    "name": "lr",
-    "key": "dense_optimizer.lr",
-    "type": "double",
-    "bounds": {"min": 1e-4, "max": 1e-1},
-    "transformation": "log",
-}
-BATCH = {"name": "batch", "key": "batch_size", "type": "int", "grid": [128, 256, 512]}
-TOP = {"name": "top", "key": "model.top", "type": "categorical", "categorical_values": ["512-256", "128-64", "64"]}
-SHORTCUT = {"name": "wide", "key": "model.linear_shortcut", "type": "categorical", "categorical_values": ["true", "false"]}
 SMOOTHING: dict[str, Any] = {"name": "smoothing", "key": "label_smoothing", "type": "double"}
-UNITS = {"name": "units", "key": "model.top.1", "type": "int", "bounds": {"min": 8, "max": 128}}
-
-
-def parameters(*found: dict[str, Any]) -> tuple[SearchedParameter, ...]:
-    return Search.model_validate({"parameters": found}).parameters
 
 
 @pytest.fixture(scope="module")
@@ -33,35 +20,11 @@ def dlrm() -> Recipe:
     return load_recipe("dlrm")
 
 
-def test_assignments_set_the_recipe_keys(dlrm: Recipe) -> None:
-    found = with_assignments(
-        dlrm, parameters(LR, BATCH, TOP, SHORTCUT), {"lr": 0.01, "batch": 512, "top": "512-256", "wide": "false"}
-    )
-    assert (found.dense_optimizer.lr, found.batch_size) == (0.01, 512)
-    assert found.model.model_dump()["top"] == (512, 256)
-    assert found.model.model_dump()["linear_shortcut"] is False
-
-
-def test_a_parameter_can_set_an_item_of_a_list(dlrm: Recipe) -> None:
-    assert with_assignments(dlrm, parameters(UNITS), {"units": 9}).model.model_dump()["top"] == (128, 9)
-
-
-def test_an_absent_assignment_keeps_the_value(dlrm: Recipe) -> None:
-    assert with_assignments(dlrm, parameters(LR, BATCH), {"batch": 128}).dense_optimizer == dlrm.dense_optimizer
-
-
 def test_the_defaults_are_assignments_that_give_the_recipe_again(dlrm: Recipe) -> None:
     search = Search.model_validate({"parameters": [LR, BATCH, TOP, SHORTCUT, UNITS]})
     defaults = search.defaults(dlrm)
     assert defaults == {"lr": 0.001, "batch": 256, "top": "128-64", "wide": "true", "units": 64}
     assert with_assignments(dlrm, search.parameters, defaults) == dlrm
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [([128, 64], "128-64"), ([], "none"), (True, "true"), (0.5, "0.5"), ("adam", "adam"), (3, "3")]
-)
-def test_values_as_categories(value: object, text: str) -> None:
-    assert as_category(value) == text
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from ml.lake import Lake
+from ml.recipes.assignments import with_assignments
 from ml.recipes.recipe import load_recipe
-from ml.recipes.search import check_search, with_assignments
+from ml.recipes.search import check_search
 from ml.studies.original_dlrm import NumberedDays, Settings
 from ml.studies.wide_space import DEFAULTS, SPACE, Observed, best_settings, settings_of, tune_original, wide_recipe, wide_search
 from ml.trials.connection import Service

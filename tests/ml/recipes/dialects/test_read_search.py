@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 from ml.catalog.document import CatalogError
+from ml.recipes.assignments import with_assignments
 from ml.recipes.dialects.choices import Choices
 from ml.recipes.dialects.read import Imported, read_search
 from ml.recipes.dialects.write import as_yaml
 from ml.recipes.recipe import Recipe, load_recipe
-from ml.recipes.search import check_search, with_assignments
+from ml.recipes.search import check_search
 from tests.helpers.damage import damaged
 from tests.helpers.search_files import SDA_DLRM, SDA_WIDE_DEEP, SIGOPT
 
