@@ -10,6 +10,7 @@ from ml.advisor.advice import Advice
 from ml.advisor.draft import value_at
 from ml.advisor.rules import Rules, Searched
 from ml.advisor.wishes import Wishes
+from ml.recipes.assignments import as_category
 from ml.recipes.recipe import Recipe
 from ml.recipes.search import TRIALS_PER_PARAMETER, Search
 
@@ -146,13 +147,12 @@ def _parameter(
     if one.grid:
         grid = grids[one.key]
         return common | {"grid": list(grid)} if len(grid) > 1 else None
-    own = "-".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
     if one.shapes:
         fits = recipe.model.embedding_dim if one.key == "model.bottom" else 0
-        values = ["-".join(map(str, shape)) for shape in rules.lists[one.shapes] if shape[-1] >= fits]
+        values = [as_category(shape) for shape in rules.lists[one.shapes] if shape[-1] >= fits]
     else:
         values = list(one.values)
-    values = list(dict.fromkeys([*values, own]))
+    values = list(dict.fromkeys([*values, as_category(value)]))
     return common | {"categorical_values": values} if len(values) > 1 else None
 
 
