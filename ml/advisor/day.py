@@ -15,8 +15,9 @@ import yaml
 from pydantic import ValidationError
 from upath import UPath
 
+from ml.advisor.check import check_section
 from ml.advisor.hardware import detect
-from ml.advisor.search_section import check_section, search_section
+from ml.advisor.search_section import search_section
 from ml.advisor.stored_advice import StoredAdvice, advice_of_day
 from ml.catalog.document import CatalogError
 from ml.catalog.spec import DatasetSpec

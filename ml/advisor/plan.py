@@ -11,10 +11,11 @@ from typing import Any
 from ml.advisor.advice import Advice
 from ml.advisor.advise import advise
 from ml.advisor.calibration import calibration_for
+from ml.advisor.check import check_section
 from ml.advisor.hardware import Hardware
 from ml.advisor.profiles.day import profile_of
 from ml.advisor.profiles.days import days_to_profile
-from ml.advisor.search_section import check_section, search_section
+from ml.advisor.search_section import search_section
 from ml.advisor.wishes import MEMORY_SHARE, Wishes, memory_limit, wishes_of
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake

@@ -9,18 +9,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from ml.advisor.advised_search import parameters_around, search_over
-from ml.advisor.draft import FEATURES, value_at
-from ml.advisor.recipe_keys import of_recipe, of_table
 from ml.advisor.rules import Rules, rules_of
 from ml.advisor.wishes import wishes_of
 from ml.catalog.document import CatalogError
 from ml.catalog.spec import DatasetSpec
 from ml.recipes.dialects.section import SECTION
 from ml.recipes.dialects.write import experiment_body
-from ml.recipes.edits import Edits, edited_parameters, explain_parameter, explain_search, flat, listed_parameters, read_edits
+from ml.recipes.edits import Edits, edited_parameters, explain_search, flat, listed_parameters, read_edits
 from ml.recipes.layers import DEFAULT, Overrode, edits_origin
 from ml.recipes.recipe import Recipe
-from ml.recipes.search import OutsideValues, Search, UnknownKey, unsuitable_parameters
+from ml.recipes.search import Search
 from ml.recipes.sections import WISHES
 from ml.tuning.errors import ApiError
 from ml.tuning.parse.experiments import experiment
@@ -122,53 +120,6 @@ def _days_trained(edited: Mapping[str, Any]) -> int | None:
         return Search.model_validate({key: edited[key] for key in WINDOW_KEYS if key in edited}).days_trained
     except ValidationError:  # the validation of the whole section names the key
         return None
-
-
-def check_section(
-    spec: DatasetSpec, model: str, search: Search, recipe: Recipe, *, declared: bool = False, strict: bool = False
-) -> list[str]:
-    """Check that the searched parameters fit a recipe.
-
-    Args:
-        spec: The dataset.
-        model: Name of the model.
-        search: What is searched.
-        recipe: The recipe.
-        declared: Whether the recipe is the declared one. Advice can then still add keys, of tables and of parts that are not
-            set, so parameters for such keys are not judged.
-        strict: Whether the recipe's own value has to be among the values that are searched, as tuning requires.
-
-    Returns:
-        A line for each parameter whose values do not contain the recipe's own, or whose key is not in the recipe on this day.
-
-    Raises:
-        CatalogError: A parameter does not fit the recipe; the message names the file of the edits and the key.
-    """
-    edits = read_edits(spec.models[model].edits)
-    warnings = []
-    for error in unsuitable_parameters(search, recipe):
-        can_be_added = not strict and isinstance(error, UnknownKey) and _can_be_added(error.recipe_key, recipe, spec)
-        if declared and can_be_added:
-            continue
-        refusal = (
-            CatalogError(f"{spec.name}/{model}: {error}")
-            if edits is None
-            else explain_parameter(edits, error.name, error.key, error.problem)
-        )
-        if strict or not (can_be_added or isinstance(error, OutsideValues)):
-            raise refusal from error
-        warnings.append(str(refusal))
-    return warnings
-
-
-def _can_be_added(key: str, recipe: Recipe, spec: DatasetSpec) -> bool:
-    """Whether a key that a recipe lacks is one of a feature's table, or of a part that is not set."""
-    known = recipe.model_dump(mode="json")
-    above = key.split(".")[:-1]
-    tables = {f"{FEATURES}.{feature.name}" for feature in spec.sparse}
-    return (".".join(above) in tables and of_table(key.rsplit(".", 1)[1])) or any(
-        value_at(known, ".".join(above[: n + 1])) is None and of_recipe(key) for n in range(len(above))
-    )
 
 
 def by_name(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import pytest
 from pydantic import ValidationError
 
-from ml.advisor.check import check_recipes
+from ml.advisor.check import check_recipes, check_section
 from ml.advisor.rules import Rules
-from ml.advisor.search_section import check_section, search_section
+from ml.advisor.search_section import search_section
 from ml.catalog.load import CatalogError, load_catalog, load_dataset
 from ml.catalog.reference import reachable
 from ml.preflight.finding import Finding
