@@ -18,7 +18,7 @@ from ml.advisor.explain import to_markdown, to_terminal
 from ml.advisor.hardware import detect
 from ml.advisor.profiles.day import profile_of
 from ml.advisor.profiles.days import days_to_profile
-from ml.advisor.rules import rules_of
+from ml.advisor.rule_files import rules_of
 from ml.advisor.wishes import Wishes, wishes_of
 from ml.catalog.load import CatalogError
 from ml.lake import Lake, StalePartition

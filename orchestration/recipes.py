@@ -13,7 +13,7 @@ import click
 
 from ml.advisor.hardware import detect
 from ml.advisor.plan import Plan, plan_tuning
-from ml.advisor.rules import rules_of
+from ml.advisor.rule_files import rules_of
 from ml.catalog.load import CatalogError
 from ml.catalog.spec import DatasetSpec
 from ml.days import yesterday

@@ -17,7 +17,8 @@ from ml.advisor.dense_part import dense_part, visible
 from ml.advisor.draft import FEATURES, Draft
 from ml.advisor.hardware import Hardware
 from ml.advisor.profiles.profile import FeatureProfile
-from ml.advisor.rules import TABLE, Rule, Rules, Stage, rules_of
+from ml.advisor.rule_files import rules_of
+from ml.advisor.rules import TABLE, Rule, Rules, Stage
 from ml.advisor.wishes import MEMORY_SHARE, Wishes, memory_limit
 from ml.advisor.workload import Workload, missing_features
 from ml.catalog.expand import expand_recipe

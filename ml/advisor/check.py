@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ml.advisor.draft import FEATURES, value_at
 from ml.advisor.recipe_keys import of_recipe, of_table
-from ml.advisor.rules import rules_of
+from ml.advisor.rule_files import rules_of
 from ml.advisor.search_section import search_section
 from ml.catalog.document import CatalogError
 from ml.catalog.spec import DatasetSpec

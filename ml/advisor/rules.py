@@ -1,31 +1,24 @@
-"""Rule files: the advisor's rules, as data that users can read and extend.
+"""The advisor's rules, as data: what a rule file can say, checked by key.
 
-`rules.yaml` has the built-in rules. A user's own file has the same format, and its rules apply after the built-in ones. This
-module reads and checks files; `ml.advisor.advise` applies rules. `docs/advisor.md` explains the form of a rule.
+`ml.advisor.rule_files` reads the files, and `ml.advisor.advise` applies rules. `docs/advisor.md` explains the form of a rule.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from string import Formatter
 from typing import Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from ml.advisor.expression import Expression, ExpressionError
 from ml.advisor.quantities import SCOPES
 from ml.advisor.recipe_keys import of_recipe, of_table
-from ml.catalog.document import read_document
-from ml.catalog.explain import explain
 from ml.catalog.load import CatalogError
-from ml.catalog.spec import DatasetSpec
 from ml.catalog.strict import LaxFloat, LaxInt, Strict, fault
 from ml.recipes.models import Model
 
-RULES = Path(__file__).with_name("rules.yaml")
 Scope = Literal["recipe", "table", "dense_feature"]
 Stage = Literal["always", "over_time", "over_memory"]
 KINDS = tuple(sorted(model.model_fields["kind"].annotation.__args__[0] for model in Model.__args__))
@@ -263,6 +256,12 @@ class Rules(Strict):
             search=tuple(search.values()),
         )  # fmt: skip
 
+    def with_digest(self, digest: str) -> Rules:
+        """Return a copy with a digest of the user's files."""
+        found = self.model_copy()
+        found._digest = digest
+        return found
+
     def check_lists(self, path: Path) -> None:
         """Refuse names of lists that no file defines. Raises `CatalogError`."""
         for rule in self.rules:
@@ -270,54 +269,3 @@ class Rules(Strict):
                 raise CatalogError(
                     f"{path}: rules: rule {rule.name}: there is no list {unknown[0]!r}; there are {sorted(self.lists)}"
                 )
-
-
-def load_rules(*files: Path) -> Rules:
-    """Load Evergreen's rules and a user's files of rules, which apply after them.
-
-    Args:
-        files: The user's files, in order.
-
-    Returns:
-        The rules of all files.
-
-    Raises:
-        CatalogError: A file is not valid. The message names the file, the rule and the key.
-
-    Example:
-        >>> rules = load_rules()
-        >>> all(rule.reason and rule.source for rule in rules.rules)
-        True
-    """
-    found, known = _built_in(), hashlib.sha256()
-    for path in files:
-        own = _read(path)
-        known.update(own.model_dump_json(exclude_defaults=True).encode())
-        found = found.and_then(own)
-        found.check_lists(path)
-        found._digest = known.hexdigest()[:16]
-    return found
-
-
-def rules_of(spec: DatasetSpec, *files: Path) -> Rules:
-    """Load the rules that apply to a dataset: Evergreen's, those of its catalog entry, and those of further files.
-
-    Raises:
-        CatalogError: As for `load_rules`.
-    """
-    return load_rules(*spec.recipe.rule_files, *files)
-
-
-@cache
-def _built_in() -> Rules:
-    rules = _read(RULES)
-    rules.check_lists(RULES)
-    return rules
-
-
-def _read(path: Path) -> Rules:
-    document = read_document(path)
-    try:
-        return Rules.model_validate(document.data)
-    except ValidationError as error:
-        raise explain(path, error, Rules, document) from error

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ml.advisor.advised_search import parameters_around, search_over
-from ml.advisor.rules import Rules, rules_of
+from ml.advisor.rule_files import rules_of
+from ml.advisor.rules import Rules
 from ml.advisor.wishes import wishes_of
 from ml.catalog.document import CatalogError
 from ml.catalog.spec import DatasetSpec

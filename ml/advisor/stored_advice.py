@@ -19,7 +19,7 @@ from ml.advisor.draft import is_structural, under
 from ml.advisor.hardware import detect
 from ml.advisor.profiles.day import profile_of
 from ml.advisor.profiles.days import days_to_profile
-from ml.advisor.rules import rules_of
+from ml.advisor.rule_files import rules_of
 from ml.advisor.wishes import memory_limit, wishes_of
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ml.advisor.rules import load_rules
+from ml.advisor.rule_files import load_rules
 from ml.catalog.load import load_catalog, load_dataset
 from ml.catalog.spec import DatasetSpec
 from ml.models.build import build_model

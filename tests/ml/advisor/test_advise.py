@@ -12,7 +12,8 @@ from ml.advisor.calibration import Calibration
 from ml.advisor.cost import Speed
 from ml.advisor.hardware import Hardware
 from ml.advisor.profiles.profile import Cross
-from ml.advisor.rules import Rules, load_rules
+from ml.advisor.rule_files import load_rules
+from ml.advisor.rules import Rules
 from ml.advisor.wishes import Wishes
 from ml.catalog.load import CatalogError, load_catalog
 from ml.recipes.recipe import Recipe, recipe_of

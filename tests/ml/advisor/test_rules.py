@@ -1,41 +1,15 @@
+"""Wrong keys of rule files are refused by rule and key."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
 
-from ml.advisor.rules import KINDS, RULES, Rules, load_rules
+from ml.advisor.rule_files import load_rules
+from ml.advisor.rules import Rules
 from ml.catalog.load import CatalogError
-from ml.recipes.recipe import RECIPES
-
-RULE = {"name": "mine", "set": {"batch_size": 512}, "reason": "Because it is so, and always was.", "source": "a study"}
-
-
-def write(folder: Path, text: str) -> Path:
-    (folder / "mine.yaml").write_text(text)
-    return folder / "mine.yaml"
-
-
-def rule(folder: Path, **changes: object) -> Path:
-    import yaml
-
-    return write(folder, yaml.safe_dump({"rules": [{**RULE, **changes}]}))
-
-
-def test_the_shipped_rules_are_about_every_kind_of_model() -> None:
-    rules = load_rules()
-    assert set(KINDS) == {path.stem for path in RECIPES.glob("*.yaml")}
-    for kind in KINDS:
-        assert sum(kind in rule.models for rule in rules.rules) > 10
-
-
-def test_a_users_file_adds_rules_and_replaces_those_of_the_same_name(tmp_path: Path) -> None:
-    shipped = load_rules()
-    added = load_rules(rule(tmp_path))
-    assert [r.name for r in added.rules] == [*(r.name for r in shipped.rules), "mine"]
-    replaced = load_rules(rule(tmp_path, name="batch_size"))
-    assert [r.name for r in replaced.rules] == [r.name for r in shipped.rules]
-    assert next(r for r in replaced.rules if r.name == "batch_size").set == {"batch_size": 512}
+from tests.helpers.rule_files import RULE, rule, write
 
 
 @pytest.mark.parametrize(
@@ -93,11 +67,3 @@ def test_errors_of_other_parts_name_them_too(tmp_path: Path, text: str, expected
 def test_two_rules_of_one_file_cannot_have_the_same_name() -> None:
     with pytest.raises(ValueError, match="two of them have the name mine"):
         Rules.model_validate({"rules": [RULE, RULE]})
-
-
-def test_no_rule_and_no_recipe_key_asks_for_a_second_pass() -> None:
-    text = RULES.read_text()
-    assert "epochs" not in text and "passes:" not in text
-    from ml.advisor.recipe_keys import of_recipe
-
-    assert not any(of_recipe(key) for key in ("epochs", "passes", "schedule.epochs"))
