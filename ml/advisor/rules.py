@@ -207,7 +207,8 @@ class Searched(Strict):
     def _check(self) -> Self:
         given = [name for name in ("factor", "range", "grid", "values", "shapes") if getattr(self, name)]
         if len(given) != 1:
-            raise fault("", f"parameter {self.name}: expected one of factor, range, grid, values and shapes, found {given}")
+            found = " and ".join(given) or "none"
+            raise fault("", f"parameter {self.name}: expected one of factor, range, grid, values and shapes, found {found}")
         if not of_recipe(self.key):
             raise fault("key", f"parameter {self.name}: there is no recipe key {self.key!r}")
         if self.range and not self.range[0] < self.range[1]:

@@ -48,8 +48,9 @@ def test_errors_name_file_rule_and_key(tmp_path: Path, changes: dict[str, object
         ("lists: {tops: [[64], [128, 64]]}", r"lists\.tops: expected different shapes, from large to small"),
         (
             "search: [{name: a, key: batch_size, factor: 2, grid: [1, 2]}]",
-            r"search\.0: parameter a: expected one of factor, range",
+            r"search\.0: parameter a: expected one of factor, range, .* found factor and grid",
         ),
+        ("search: [{name: a, key: batch_size}]", r"search\.0: parameter a: expected one of factor, range, .* found none"),
         ("search: [{name: a, key: batchsize, factor: 2}]", r"search\.0\.key: parameter a: there is no recipe key"),
         ("search: [{name: a, key: schedule.warm_up, range: [1, 0]}]", r"search\.0\.range: parameter a: expected two ascending"),
         (
