@@ -252,6 +252,19 @@ def test_values_that_are_not_valid_together_name_their_rules() -> None:
         advise(CATALOG["criteo"], "dlrm", None, OLD, rules=rules)
 
 
+@pytest.mark.parametrize(
+    ("rule", "key"),
+    [
+        ({"set": {"batch_size": True}}, "batch_size: "),
+        ({"for": "table", "set": {"table.min_count": True}}, r"tables\.features\..*\.min_count: "),
+    ],
+)
+def test_true_is_not_a_number_that_a_rule_sets(rule: dict[str, Any], key: str) -> None:
+    rules = only(**rule, reason="Because somebody has said so.")
+    with pytest.raises(CatalogError, match=rf"rules mine: their values are not valid together: {key}"):
+        advise(CATALOG["criteo"], "dlrm", None, OLD, rules=rules)
+
+
 def test_an_expression_without_a_value_names_its_rule() -> None:
     rules = only(compute={"batch_size": "ceil(1 / (cores - 4))"}, reason="Because somebody has said so.")
     with pytest.raises(CatalogError, match=r"rule mine: compute.batch_size: .* has no value here: .*division by zero"):
