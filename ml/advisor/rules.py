@@ -16,7 +16,7 @@ from ml.advisor.expression import Expression, ExpressionError
 from ml.advisor.quantities import SCOPES
 from ml.advisor.recipe_keys import of_recipe, of_table
 from ml.catalog.load import CatalogError
-from ml.catalog.strict import LaxFloat, LaxInt, Strict, fault
+from ml.catalog.strict import FloatOrText, IntOrText, Strict, fault
 from ml.recipes.models import Model
 
 Scope = Literal["recipe", "table", "dense_feature"]
@@ -187,12 +187,12 @@ class Searched(Strict):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Name of the parameter.")
     key: str = Field(description="The recipe key.")
     models: tuple[str, ...] = Field(default=KINDS, description="Kinds of models that have it.")
-    factor: LaxFloat | None = Field(
+    factor: FloatOrText | None = Field(
         default=None, gt=1, description="Searches from value / factor to value * factor, on a logarithmic scale."
     )
-    range: tuple[LaxFloat, LaxFloat] | None = Field(default=None, description="Searches between these two values.")
+    range: tuple[FloatOrText, FloatOrText] | None = Field(default=None, description="Searches between these two values.")
     type: Literal["double", "int"] = Field(default="double", description="Type of the values of a range.")
-    grid: tuple[LaxInt, ...] = Field(default=(), description="Searches these values, except those above the bounds.")
+    grid: tuple[IntOrText, ...] = Field(default=(), description="Searches these values, except those above the bounds.")
     values: tuple[str, ...] = Field(default=(), description="Searches these categories.")
     shapes: str | None = Field(default=None, description="Searches the shapes of this list whose last layer fits.")
 
@@ -219,7 +219,7 @@ class Searched(Strict):
 class Rules(Strict):
     """A rule file. Later rules see the values that earlier rules have set, and replace them."""
 
-    lists: dict[str, tuple[tuple[LaxInt, ...], ...]] = Field(
+    lists: dict[str, tuple[tuple[IntOrText, ...], ...]] = Field(
         default_factory=dict, description="Widths of layers, from large to small, as `lists.<name>` in expressions."
     )
     rules: tuple[Rule, ...] = Field(default=(), description="The rules, in order.")

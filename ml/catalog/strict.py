@@ -25,10 +25,10 @@ def _not_bool(kind: Any) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-# Recipes accept numbers as text, because YAML reads 1e-3 as text.
-LaxInt = Annotated[int, _not_bool("int_type")]
-LaxFloat = Annotated[float, _not_bool("float_type")]
-LaxNumber = Annotated[int | float, _not_bool("float_type")]
+# Numbers of recipes and rules, also as text: YAML reads 1e-3 as text. Unlike pydantic's own, they refuse true and false.
+IntOrText = Annotated[int, _not_bool("int_type")]
+FloatOrText = Annotated[float, _not_bool("float_type")]
+NumberOrText = Annotated[int | float, _not_bool("float_type")]
 
 Scalar = Bool | Int | Float | str
 """A value of a column as a catalog entry names it."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ml.catalog.strict import LaxFloat, Strict
+from ml.catalog.strict import FloatOrText, Strict
 from ml.embeddings.inference.formats import Format
 
 LOOK_BACK_DAYS = 7  # largest number of days whose rows an export is measured on
@@ -20,7 +20,7 @@ class ExportRecipe(Strict):
     layers: Literal["float32", "int8"] = Field(
         default="float32", description="Format of linear layers with more than one output; int8 is faster for large batches."
     )
-    max_auc_loss: LaxFloat = Field(
+    max_auc_loss: FloatOrText = Field(
         default=0.0005,
         ge=0,
         description="Largest loss of AUC, or of log loss if AUC is undefined; a significantly larger loss is refused.",

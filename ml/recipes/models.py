@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ml.catalog.strict import LaxFloat, LaxInt, Strict
+from ml.catalog.strict import FloatOrText, IntOrText, Strict
 from ml.recipes.optimizers import TableOptimizer
 
-Width = Annotated[LaxInt, Field(ge=1)]
-Dropout = Annotated[LaxFloat, Field(ge=0, lt=1, description="Probability that training drops an output of a hidden layer.")]
+Width = Annotated[IntOrText, Field(ge=1)]
+Dropout = Annotated[FloatOrText, Field(ge=0, lt=1, description="Probability that training drops an output of a hidden layer.")]
 
 
 CHANGEABLE = {"dropout", "temperature", "loss", "uniform_negatives", "logq_correction"}
@@ -20,7 +20,7 @@ CHANGEABLE = {"dropout", "temperature", "loss", "uniform_negatives", "logq_corre
 class _Model(Strict):
     """Keys of all models. Widths are widths of hidden layers; the output width of each MLP follows from the model."""
 
-    embedding_dim: LaxInt = Field(
+    embedding_dim: IntOrText = Field(
         ge=4, le=1024, multiple_of=4, description="Dimension D of all embedding tables; FBGEMM requires a multiple of 4."
     )
     dropout: Dropout = 0.0
@@ -76,8 +76,10 @@ class DcnRecipe(_Model):
     structure: Literal["stacked", "parallel"] = Field(
         default="parallel", description="Whether the deep part follows the cross layers or is parallel to them."
     )
-    cross_layers: LaxInt = Field(ge=1, description="Number of cross layers.")
-    low_rank: LaxInt | None = Field(default=None, ge=1, description="Rank of the cross layers' weights; full rank by default.")
+    cross_layers: IntOrText = Field(ge=1, description="Number of cross layers.")
+    low_rank: IntOrText | None = Field(
+        default=None, ge=1, description="Rank of the cross layers' weights; full rank by default."
+    )
     deep: tuple[Width, ...] = Field(min_length=1, description="Widths of the deep part's MLP.")
 
 
@@ -91,14 +93,14 @@ class TwoTowerRecipe(_Model):
     )
     item_id: str = Field(description="Sparse feature of `item` that identifies the item.")
     hidden: tuple[Width, ...] = Field(description="Widths of the MLPs of both towers.")
-    out: LaxInt = Field(ge=1, description="Dimension of the user and item embeddings.")
-    temperature: LaxFloat = Field(default=0.07, gt=0, description="Divisor of the cosine of the embeddings.")
+    out: IntOrText = Field(ge=1, description="Dimension of the user and item embeddings.")
+    temperature: FloatOrText = Field(default=0.07, gt=0, description="Divisor of the cosine of the embeddings.")
     loss: Literal["softmax", "pointwise"] = Field(
         default="softmax",
         description="`softmax` classifies each clicked example's item among the batch's items; `pointwise` predicts each "
         "example's click.",
     )
-    uniform_negatives: LaxInt = Field(
+    uniform_negatives: IntOrText = Field(
         default=0,
         ge=0,
         description="Number of negatives that are drawn uniformly from recent items, in addition to the batch's items.",

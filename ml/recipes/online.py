@@ -8,17 +8,17 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ml.catalog.strict import LaxFloat, LaxInt, Strict
+from ml.catalog.strict import FloatOrText, IntOrText, Strict
 
 
 class ProbeRecipe(Strict):
     """Rows on which servers score each version. One that is significantly worse than the last good one is not served."""
 
-    rows: LaxInt = Field(default=2048, ge=2, description="Number of rows.")
-    log_loss_tolerance: LaxFloat = Field(
+    rows: IntOrText = Field(default=2048, ge=2, description="Number of rows.")
+    log_loss_tolerance: FloatOrText = Field(
         default=0.01, ge=0, description="Increase of the log loss that is accepted, as a fraction of the last good version's."
     )
-    auc_tolerance: LaxFloat = Field(default=0.005, ge=0, lt=1, description="Decrease of the AUC that is accepted.")
+    auc_tolerance: FloatOrText = Field(default=0.005, ge=0, lt=1, description="Decrease of the AUC that is accepted.")
 
 
 class SyncRecipe(Strict):
@@ -27,32 +27,32 @@ class SyncRecipe(Strict):
     rows: Literal["float32", "float16", "int8"] = Field(
         default="float32", description="Format of published rows. Dense parameters are always exact."
     )
-    dense_every: LaxInt = Field(
+    dense_every: IntOrText = Field(
         default=1, ge=0, description="Slices between two publications of the dense parameters; 0 for only with snapshots."
     )
-    dense_hour: LaxInt | None = Field(
+    dense_hour: IntOrText | None = Field(
         default=None,
         ge=0,
         le=23,
         description="Instead of `dense_every`: hour of the day, in UTC, at which dense parameters are published once a day.",
     )
-    snapshot_every: LaxInt | None = Field(
+    snapshot_every: IntOrText | None = Field(
         default=None,
         ge=1,
         description="Slices between two snapshots; by default only at the start of a run and at the end of a day.",
     )
-    byte_budget: LaxInt | None = Field(
+    byte_budget: IntOrText | None = Field(
         default=None,
         ge=1024,
         description="Largest number of bytes of rows in a delta. The rows with the largest product of change and traffic are "
         "published first, the others later. Unlimited by default.",
     )
-    receiver_ttl: LaxFloat = Field(
+    receiver_ttl: FloatOrText = Field(
         default=168.0,
         gt=0,
         description="A receiver that is silent for this many hours is dropped, and must load a snapshot again.",
     )
-    max_lag: LaxFloat = Field(
+    max_lag: FloatOrText = Field(
         default=300.0,
         gt=0,
         description="Seconds within which receivers must serve a published version; otherwise the check `serving_lag` fails.",
@@ -68,11 +68,11 @@ class OnlineRecipe(Strict):
         False
     """
 
-    slices: LaxInt = Field(default=50, ge=1, description="Number of slices of a day, with equal numbers of rows.")
-    minutes: LaxFloat | None = Field(
+    slices: IntOrText = Field(default=50, ge=1, description="Number of slices of a day, with equal numbers of rows.")
+    minutes: FloatOrText | None = Field(
         default=None, gt=0, description="Instead of `slices`: width of a slice in minutes of event time."
     )
-    batch_size: LaxInt | None = Field(
+    batch_size: IntOrText | None = Field(
         default=None, ge=1, description="Rows of a batch within the day. By default the `batch_size` of the recipe."
     )
     base: Literal["online", "daily"] = Field(
@@ -80,14 +80,14 @@ class OnlineRecipe(Strict):
         description="What a day starts from: with `online`, the online state of the day before, or the daily model the first "
         "time and after a change of the model's structure; with `daily`, always the daily model of the day before.",
     )
-    learning_rate: LaxFloat = Field(
+    learning_rate: FloatOrText = Field(
         default=1.0, gt=0, description="Factor on the learning rates of the dense parameters and of the tables."
     )
     schedule: Literal["constant", "slice"] = Field(
         default="constant",
         description="`constant` learning rates, or the recipe's `schedule` applied to each `slice`.",
     )
-    label_wait: LaxFloat = Field(
+    label_wait: FloatOrText = Field(
         default=0.0,
         ge=0,
         description="Minutes from an event until its label is known. A slice of a day is trained on, and its rows are scored, "

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ml.catalog.strict import LaxFloat, Strict
+from ml.catalog.strict import FloatOrText, Strict
 from ml.embeddings.optimizers import Kind
 
 
@@ -18,32 +18,32 @@ class TableOptimizer(Strict):
     """
 
     kind: Kind = Field(default="rowwise_adagrad", description="The optimizer.")
-    lr: LaxFloat = Field(gt=0, allow_inf_nan=False, description="Learning rate.")
-    eps: LaxFloat = Field(gt=0, allow_inf_nan=False, description="Term added to the denominator of an update.")
-    initial_accumulator: LaxFloat = Field(
+    lr: FloatOrText = Field(gt=0, allow_inf_nan=False, description="Learning rate.")
+    eps: FloatOrText = Field(gt=0, allow_inf_nan=False, description="Term added to the denominator of an update.")
+    initial_accumulator: FloatOrText = Field(
         ge=0,
         allow_inf_nan=False,
         description="Initial value of a row's accumulator, which damps its first updates. It is in units of the squared "
         "gradient of one example, so its effect does not depend on the batch size.",
     )
-    beta1: LaxFloat = Field(default=0.9, ge=0, lt=1, description="adam: decay of the first moment.")
-    beta2: LaxFloat = Field(default=0.999, ge=0, lt=1, description="adam: decay of the second moment.")
-    beta: LaxFloat = Field(
+    beta1: FloatOrText = Field(default=0.9, ge=0, lt=1, description="adam: decay of the first moment.")
+    beta2: FloatOrText = Field(default=0.999, ge=0, lt=1, description="adam: decay of the second moment.")
+    beta: FloatOrText = Field(
         default=1.0, ge=0, description="ftrl: smoothing of the learning rate, in units of one example's gradient."
     )
-    l1: LaxFloat = Field(default=0.0, ge=0, description="ftrl: L1 regularisation, in units of one example's gradient.")
-    l2: LaxFloat = Field(default=0.0, ge=0, description="ftrl: L2 regularisation, in units of one example's gradient.")
+    l1: FloatOrText = Field(default=0.0, ge=0, description="ftrl: L1 regularisation, in units of one example's gradient.")
+    l2: FloatOrText = Field(default=0.0, ge=0, description="ftrl: L2 regularisation, in units of one example's gradient.")
 
 
 class DenseOptimizer(Strict):
     """Optimizer of dense parameters."""
 
     kind: Literal["adam", "adagrad"] = Field(description="The optimizer.")
-    lr: LaxFloat = Field(gt=0, allow_inf_nan=False, description="Learning rate.")
-    weight_decay: LaxFloat = Field(
+    lr: FloatOrText = Field(gt=0, allow_inf_nan=False, description="Learning rate.")
+    weight_decay: FloatOrText = Field(
         default=0.0, ge=0, allow_inf_nan=False, description="Weight decay; with adam it is decoupled from the gradient."
     )
-    clip_norm: LaxFloat | None = Field(
+    clip_norm: FloatOrText | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="Maximum 2-norm of the gradient; not clipped by default."
     )
 
@@ -51,9 +51,11 @@ class DenseOptimizer(Strict):
 class Schedule(Strict):
     """Factor of both learning rates over a day: linear warm-up, constant, linear decay."""
 
-    warm_up: LaxFloat = Field(default=0.0, ge=0, le=1, description="End of the warm-up, as a fraction of the day's steps.")
-    decay_start: LaxFloat = Field(default=1.0, ge=0, le=1, description="Start of the decay, as a fraction of the day's steps.")
-    decay_to: LaxFloat = Field(default=1.0, ge=0, le=1, description="Factor at the last step.")
+    warm_up: FloatOrText = Field(default=0.0, ge=0, le=1, description="End of the warm-up, as a fraction of the day's steps.")
+    decay_start: FloatOrText = Field(
+        default=1.0, ge=0, le=1, description="Start of the decay, as a fraction of the day's steps."
+    )
+    decay_to: FloatOrText = Field(default=1.0, ge=0, le=1, description="Factor at the last step.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

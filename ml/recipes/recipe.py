@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from ml.catalog.expand import expand_recipe
 from ml.catalog.load import CATALOG, CatalogError, explain, read_yaml
 from ml.catalog.spec import DatasetSpec
-from ml.catalog.strict import LaxFloat, LaxInt, Strict
+from ml.catalog.strict import FloatOrText, IntOrText, Strict
 from ml.embeddings.fixed.partitions import widths_of
 from ml.recipes.edits import Edits, check_removals, explain_edits, patch, read_edits
 from ml.recipes.export import ExportRecipe
@@ -36,8 +36,8 @@ class EarlyStop(Strict):
     """Ends training of a day when a metric on the day's validation split reaches a target."""
 
     metric: Literal["auc", "log_loss"] = Field(default="auc", description="The metric.")
-    target: LaxFloat = Field(gt=0, description="Smallest AUC, or largest log loss, that ends training.")
-    every: LaxFloat = Field(default=0.1, gt=0, le=1, description="How often to evaluate, as a fraction of the pass.")
+    target: FloatOrText = Field(gt=0, description="Smallest AUC, or largest log loss, that ends training.")
+    every: FloatOrText = Field(default=0.1, gt=0, le=1, description="How often to evaluate, as a fraction of the pass.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -55,14 +55,14 @@ class EarlyStop(Strict):
 class CheckpointRecipe(Strict):
     """How often training is checkpointed within a day, and which checkpoints are kept until the day is written."""
 
-    minutes: LaxFloat = Field(default=5.0, gt=0, description="Minutes between two checkpoints.")
-    keep: LaxInt = Field(
+    minutes: FloatOrText = Field(default=5.0, gt=0, description="Minutes between two checkpoints.")
+    keep: IntOrText = Field(
         default=2,
         ge=2,
         description="Number of checkpoints of a day to keep. If the newest cannot be read, training resumes at the previous "
         "one.",
     )
-    hours: LaxFloat = Field(
+    hours: FloatOrText = Field(
         default=48.0, gt=0, description="Checkpoints of any day that are older than this many hours are deleted."
     )
 
@@ -80,13 +80,13 @@ class Recipe(Strict):
     tables: TablesRecipe = Field(description="The embedding tables.")
     table_optimizer: TableOptimizer = Field(description="Optimizer of embedding tables.")
     dense_optimizer: DenseOptimizer = Field(description="Optimizer of dense parameters.")
-    batch_size: LaxInt = Field(ge=1, le=2**20, description="Examples per step, over all processes.")
+    batch_size: IntOrText = Field(ge=1, le=2**20, description="Examples per step, over all processes.")
     schedule: Schedule = Field(default=Schedule(), description="Schedule of the learning rates.")
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Precision of matrix products of the dense part; weights, tables and sums are float32."
     )
-    label_smoothing: LaxFloat = Field(default=0.0, ge=0, lt=0.5, description="How far labels are moved towards 1/2.")
-    loss_weights: dict[str, Annotated[LaxFloat, Field(ge=0)]] | None = Field(
+    label_smoothing: FloatOrText = Field(default=0.0, ge=0, lt=0.5, description="How far labels are moved towards 1/2.")
+    loss_weights: dict[str, Annotated[FloatOrText, Field(ge=0)]] | None = Field(
         default=None,
         description="Weight of each further label of the dataset (`labels`) in the loss, such as `{bought: 0.5}`; 1 by "
         "default. The main label has the weight 1.",
@@ -121,8 +121,8 @@ class Recipe(Strict):
         "lets each process train its own tables on its own examples, with synchronised dense layers, and merges the rows at "
         "the end of the day.",
     )
-    seed: LaxInt = Field(default=0, ge=0, description="Seed of initialisation and of random draws.")
-    threads: LaxInt = Field(
+    seed: IntOrText = Field(default=0, ge=0, description="Seed of initialisation and of random draws.")
+    threads: IntOrText = Field(
         default=1,
         ge=1,
         description="Number of torch threads. It determines the order of sums, so training is reproducible only with the same "

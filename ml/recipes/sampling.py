@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from ml.catalog.strict import LaxFloat, Strict
+from ml.catalog.strict import FloatOrText, Strict
 
 SamplingCorrection = Literal["none", "loss", "weights", "serving"]
 
@@ -20,10 +20,10 @@ class NegativeSampling(Strict):
         description="`constant` keeps every unclicked row with probability `keep`. `score` keeps rows in proportion to the "
         "click probability that the model predicts for them before it is trained on them, so that hard negatives are kept.",
     )
-    keep: LaxFloat = Field(
+    keep: FloatOrText = Field(
         gt=0, le=1, description="Share of the unclicked rows that is kept; with `score`, on average in a batch."
     )
-    floor: LaxFloat = Field(default=0.01, gt=0, le=1, description="`score`: smallest probability with which a row is kept.")
+    floor: FloatOrText = Field(default=0.01, gt=0, le=1, description="`score`: smallest probability with which a row is kept.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from ml.catalog.strict import FAULT, LaxFloat, LaxInt, LaxNumber, Strict, fault
+from ml.catalog.strict import FAULT, FloatOrText, IntOrText, NumberOrText, Strict, fault
 from ml.recipes.assignments import as_category, value_at, with_assignments
 from ml.recipes.recipe import Recipe
 
@@ -22,8 +22,8 @@ TRIALS_PER_PARAMETER = 10  # SigOpt's guidance is 10 to 20
 class Bounds(Strict):
     """Smallest and largest value of a parameter."""
 
-    min: LaxNumber = Field(description="Smallest value.")
-    max: LaxNumber = Field(description="Largest value.")
+    min: NumberOrText = Field(description="Smallest value.")
+    max: NumberOrText = Field(description="Largest value.")
 
 
 class SearchedParameter(Strict):
@@ -37,7 +37,7 @@ class SearchedParameter(Strict):
     )
     type: Literal["double", "int", "categorical"] = Field(description="Type of the values.")
     bounds: Bounds | None = Field(default=None, description="Smallest and largest value of a `double` or an `int`.")
-    grid: tuple[LaxNumber, ...] = Field(
+    grid: tuple[NumberOrText, ...] = Field(
         default=(), description="The only values of a `double` or an `int`, in ascending order."
     )
     categorical_values: tuple[str, ...] = Field(default=(), description="Values of a `categorical`.")
@@ -89,7 +89,7 @@ class SearchMetric(Strict):
         default="optimize",
         description="`optimize`; `constraint` if only the threshold matters; `store` if the metric is only recorded.",
     )
-    threshold: LaxFloat | None = Field(default=None, description="Worst acceptable value.")
+    threshold: FloatOrText | None = Field(default=None, description="Worst acceptable value.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -108,23 +108,23 @@ class Search(Strict):
 
     project: str | None = Field(default=None, description="SigOpt's project; by default the dataset.")
     experiment: str | None = Field(default=None, description="Name of the experiment; by default the model and the day.")
-    window_days: LaxInt = Field(
+    window_days: IntOrText = Field(
         default=5,
         ge=2,
         le=LONGEST_WINDOW,
         description="Number of days with rows before the day that is served, in this order: days that trials train on, days "
         "that they score, days on which the best one is judged.",
     )
-    scored_days: LaxInt | None = Field(
+    scored_days: IntOrText | None = Field(
         default=None, ge=1, description="Number of days that a trial scores before it trains on them; by default, up to two."
     )
-    judged_days: LaxInt = Field(
+    judged_days: IntOrText = Field(
         default=1,
         ge=0,
         description="Number of days at the end of the window that trials do not see. They decide whether the best trial's "
         "recipe is used. 0 is only for searches whose result is not judged, such as the searches of studies.",
     )
-    quality_margin: LaxFloat = Field(
+    quality_margin: FloatOrText = Field(
         default=0.001,
         ge=0,
         description="With `training_time` or `model_bytes` among the optimized metrics: loss of AUC, or of log loss, within "
@@ -135,8 +135,8 @@ class Search(Strict):
         min_length=1,
         description="Metrics of a trial; at most two of them are optimized.",
     )
-    observation_budget: LaxInt = Field(default=30, ge=1, description="Number of trials.")
-    parallel_bandwidth: LaxInt = Field(default=1, ge=1, description="Number of trials at a time.")
+    observation_budget: IntOrText = Field(default=30, ge=1, description="Number of trials.")
+    parallel_bandwidth: IntOrText = Field(default=1, ge=1, description="Number of trials at a time.")
     early_stopping: bool = Field(
         default=False,
         description="Whether a trial is stopped early if all its optimized metrics are worse than the median of the other "

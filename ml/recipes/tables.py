@@ -6,19 +6,19 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ml.catalog.strict import LaxFloat, LaxInt, Strict
+from ml.catalog.strict import FloatOrText, IntOrText, Strict
 from ml.embeddings.fixed.partitions import Partitions, partitions_for
 from ml.embeddings.rules import Evict, Family, Filter, Operation, TableRules
 
 PARTED: tuple[Family, ...] = ("generalised", "chinese_remainder")
-Seconds = Annotated[LaxFloat, Field(ge=1e-6, le=1e10)]  # representable as int64 microseconds
+Seconds = Annotated[FloatOrText, Field(ge=1e-6, le=1e10)]  # representable as int64 microseconds
 
 
 class CollisionlessTable(Strict):
     """A growing table: each id has a row of its own, from its admission to its expiry or eviction. Times are event times."""
 
     kind: Literal["collisionless"] = Field(default="collisionless", description="The kind of table.")
-    min_count: LaxInt = Field(
+    min_count: IntOrText = Field(
         default=1, ge=1, le=2**31 - 1, description="Occurrences that an id needs before it is admitted to a row."
     )
     filter: Filter = Field(
@@ -30,7 +30,7 @@ class CollisionlessTable(Strict):
     ttl_seconds: Seconds | None = Field(
         default=None, description="Rows not seen for this long are deleted; by default, rows never expire."
     )
-    max_rows: LaxInt | None = Field(
+    max_rows: IntOrText | None = Field(
         default=None, ge=1, le=2**40 - 2, description="Maximum number of rows; unlimited by default."
     )
     evict: Evict = Field(default="least_recently_used", description="Which rows are evicted when the table is full.")
@@ -45,14 +45,14 @@ class HashedTable(Strict):
     """A fixed number of rows. Larger ids are hashed to rows, and may share a row."""
 
     kind: Literal["hashed"] = Field(description="The kind of table.")
-    rows: LaxInt = Field(ge=4, le=2**31 - 1, description="Number of rows.")
+    rows: IntOrText = Field(ge=4, le=2**31 - 1, description="Number of rows.")
 
 
 class StaticTable(Strict):
     """A fixed number of rows for a small, stable set of ids, such as buckets or hours. Larger ids are out of vocabulary."""
 
     kind: Literal["static"] = Field(description="The kind of table.")
-    rows: LaxInt = Field(ge=4, le=2**31 - 1, description="Number of rows.")
+    rows: IntOrText = Field(ge=4, le=2**31 - 1, description="Number of rows.")
 
 
 class CompositionalTable(Strict):
@@ -65,14 +65,14 @@ class CompositionalTable(Strict):
         description="Composition of an id's rows: concatenation, sum, product, small MLPs (`path`), or a projection from "
         "`dim`.",
     )
-    rows: LaxInt = Field(ge=4, le=2**31 - 1, description="Number of rows over all partitions.")
-    parts: LaxInt = Field(
+    rows: IntOrText = Field(ge=4, le=2**31 - 1, description="Number of rows over all partitions.")
+    parts: IntOrText = Field(
         default=2, ge=1, description="Number of rows per id; only for the families `generalised` and `chinese_remainder`."
     )
-    universe: LaxInt = Field(
+    universe: IntOrText = Field(
         default=2**32, ge=1, le=2**64, description="Number of ids that have distinct embeddings; other ids are hashed to these."
     )
-    dim: LaxInt | None = Field(default=None, ge=4, description="With `operation: project`: dimension of the rows.")
+    dim: IntOrText | None = Field(default=None, ge=4, description="With `operation: project`: dimension of the rows.")
 
     @property
     def partitions(self) -> Partitions:
@@ -105,7 +105,7 @@ class TablesRecipe(Strict):
     features: dict[str, TableRecipe] = Field(
         default_factory=dict, description="Tables by feature; ranges such as `C{1..26}` are allowed."
     )
-    init_scale: LaxFloat = Field(
+    init_scale: FloatOrText = Field(
         ge=0, allow_inf_nan=False, description="Rows are initialised uniformly in [-init_scale, init_scale]."
     )
 

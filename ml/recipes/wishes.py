@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ml.catalog.strict import LaxFloat, Strict, fault
+from ml.catalog.strict import FloatOrText, Strict, fault
 
 UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]b)")
@@ -16,8 +16,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]b)")
 class WishedTarget(Strict):
     """A metric and the value at which the training of a day ends."""
 
-    auc: LaxFloat | None = Field(default=None, gt=0, le=1, description="Smallest AUC.")
-    log_loss: LaxFloat | None = Field(default=None, gt=0, description="Largest log loss.")
+    auc: FloatOrText | None = Field(default=None, gt=0, le=1, description="Smallest AUC.")
+    log_loss: FloatOrText | None = Field(default=None, gt=0, description="Largest log loss.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -37,7 +37,7 @@ class WishedTarget(Strict):
 class WishesSection(Strict):
     """Limits and a target of a model's training. The advisor applies them as far as its rules can."""
 
-    seconds: LaxFloat | None = Field(
+    seconds: FloatOrText | None = Field(
         default=None,
         gt=0,
         description="CPU-seconds of one core that the training of a day may take. Tuning then optimizes `training_time` beside "
