@@ -158,7 +158,7 @@ def tried(connection: Any, experiment: str) -> list[Tried]:
     ]
 
 
-def holders(connection: Any, experiment: str) -> list[str]:
+def workers_with_open_suggestions(connection: Any, experiment: str) -> list[str]:
     """Returns the names of workers with an open suggestion, in the order of their suggestions."""
     pages = connection.experiments(experiment).suggestions().fetch(state="open", sort="id", ascending=True).iterate_pages()
     return [lease["worker"] for each in pages if (lease := each.to_json().get("lease"))]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
@@ -16,7 +16,7 @@ from ml.recipes.recipe import Recipe
 from ml.recipes.search import Search, check_search
 from ml.stages import MDS_DATASETS
 from ml.trials.connection import Service
-from ml.trials.experiment import Tried, experiment_of, holders, metrics_of, tried
+from ml.trials.experiment import Tried, experiment_of, metrics_of, tried, workers_with_open_suggestions
 from ml.trials.trial import Trial
 from ml.trials.window import NothingToTune, check_window, window_of
 from ml.trials.worker import Worker
@@ -100,7 +100,7 @@ def tune(
     on_trial: Callable[[str, Tried], None] | None = None,
     further: Sequence[Mapping[str, Value]] = (),
 ) -> Tuned:
-    """Run the trials of a tuning. A tuning that was killed continues its experiment, and first its open suggestions.
+    """Run the trials of a tuning. A killed tuning continues its experiment, starting with its open suggestions.
 
     Args:
         tuning: What is tuned.
@@ -127,33 +127,41 @@ def tune(
     check_window(trial.spec, trial.days, trial.scored, trial.lake)
     name, connection = f"{tuning.model} {tuning.day}", tuning.service.connect()
     experiment = experiment_of(connection, tuning.search, tuning.recipe, name, tuning.spec.name, trial.data, further)
-    prefix, slots = f"{tuning.spec.name}-{tuning.model}-", tuning.search.parallel_bandwidth
-    names = [f"{prefix}{slot}" for slot in range(slots)]
-    holding = [each for each in holders(connection, experiment) if each.startswith(prefix) and each not in names]
-    workers = [
-        Worker(each, tuning.service, experiment, tuning.search, trial, tuning.folder)
-        for each in (*holding, *names)  # their open suggestions use budget, so those of a killed run come first
-    ]
-    done = len(tried(connection, experiment))
+    slots, done = tuning.search.parallel_bandwidth, len(tried(connection, experiment))
     _log.info(
         "tuning %s/%s on the days %s to %s: %d trials, %d at a time%s",
         *(tuning.spec.name, tuning.model, trial.days[0], trial.days[-1], tuning.search.observation_budget, slots),
         f"; {done} are done" if done else "",
     )
+    workers = _workers(tuning, trial, connection, experiment)
     for number, ended in enumerate(_run(workers, slots, client), done + 1):
         _log.info("trial %d of %d: %s", number, tuning.search.observation_budget, describe(ended))
         if on_trial:
             on_trial(experiment, ended)
     trials = tried(connection, experiment)
     if len(trials) < tuning.search.observation_budget:
-        opened = connection.experiments(experiment).suggestions().fetch(state="open").count
-        hint = f"; open suggestions of other callers may use budget ({opened}): delete them, and tune again" if opened else ""
-        _log.warning(
-            "tuning %s/%s: experiment %s has %d of %d trials%s",
-            *(tuning.spec.name, tuning.model, experiment, len(trials), tuning.search.observation_budget, hint),
-        )
+        _warn_of_missing_trials(tuning, connection, experiment, len(trials))
     observations, metrics = [each.observation for each in trials], metrics_of(tuning.search)
     return Tuned(experiment, trials, knee(metrics, observations), front(metrics, observations))
+
+
+def _workers(tuning: Tuning, trial: Trial, connection: Any, experiment: str) -> list[Worker]:
+    """Return a worker for each slot, after those of a killed run with more slots, whose open suggestions use budget."""
+    prefix = f"{tuning.spec.name}-{tuning.model}-"
+    names = [f"{prefix}{slot}" for slot in range(tuning.search.parallel_bandwidth)]
+    opened = workers_with_open_suggestions(connection, experiment)
+    resumed = [each for each in opened if each.startswith(prefix) and each not in names]
+    return [Worker(each, tuning.service, experiment, tuning.search, trial, tuning.folder) for each in (*resumed, *names)]
+
+
+def _warn_of_missing_trials(tuning: Tuning, connection: Any, experiment: str, trials: int) -> None:
+    """Log how many trials of the budget there are, and why the others may be missing."""
+    opened = connection.experiments(experiment).suggestions().fetch(state="open", limit=1).count
+    hint = f"; open suggestions of other callers may use budget ({opened}): delete them, and tune again" if opened else ""
+    _log.warning(
+        "tuning %s/%s: experiment %s has %d of %d trials%s",
+        *(tuning.spec.name, tuning.model, experiment, trials, tuning.search.observation_budget, hint),
+    )
 
 
 def _run(workers: Sequence[Worker], slots: int, client: Client) -> Iterator[Tried]:
