@@ -67,8 +67,18 @@ class StoredAdvice:
         kept = tuple(asdict(value) for value in advice.kept)
         applied = tuple(asdict(layer) for layer in advice.layers)
         suggestions = tuple(asdict(each) for each in advice.suggestions)
-        given = (advice.warnings, advice.wishes.of_training, advice.memory, advice.rules.digest)
-        return cls(advice.days, advice.rows, applied, values, kept, suggestions, *given)
+        return cls(
+            advice.days,
+            advice.rows,
+            applied,
+            values,
+            kept,
+            suggestions,
+            warnings=advice.warnings,
+            wishes=advice.wishes.of_training,
+            memory=advice.memory,
+            rules=advice.rules.digest,
+        )
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self | None:

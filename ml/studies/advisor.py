@@ -113,7 +113,7 @@ def run_study(study: Study, on_result: Callable[[str], None] = lambda text: None
     runs["advised_model"] = theirs("the original's trainer, advised model", with_model, with_advised_model(original, advised))
     tunings: dict[str, tuple[Observed, ...]] = {}
     if study.observations:
-        found = advised_search(advice, Wishes(trials=study.observations, parallel=1), 1)
+        found = advised_search(advice, Wishes(trials=study.observations, parallel=1))
         narrow = Search.model_validate(found.section | _window(study))
         wide = wide_search(wide_recipe(advised), **_window(study))
         service = Service(str(study.folder / "tuning.db"))

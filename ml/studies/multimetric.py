@@ -145,7 +145,7 @@ def run_study(
     if len(study.days) < 3:
         raise ValueError(f"days: expected at least three, found {list(study.days)}")
     advice = advise(study.spec, MODEL, study.profile, hardware or detect())
-    section = advised_search(advice, Wishes(trials=study.observations, parallel=1), 1).section
+    section = advised_search(advice, Wishes(trials=study.observations, parallel=1)).section
     recipe, tried = advice.recipe, study.days[:-1]
     _observe(study, recipe, tried)  # loads kernels
     found = []
