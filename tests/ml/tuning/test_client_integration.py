@@ -73,7 +73,7 @@ def run(module: str, server: Server, folder: Path) -> tuple[dict[str, str], str]
     }
     (folder / "pytest.ini").write_text("[pytest]\n")
     report = folder / "report.xml"
-    options = ["-c", "pytest.ini", "-p", "tests.helpers.sample_views", "-k", f"not {NOT_RUN}", f"--junitxml={report}"]
+    options = ["-c", "pytest.ini", "-p", "tests.helpers.python310_random", "-k", f"not {NOT_RUN}", f"--junitxml={report}"]
     command = [sys.executable, "-m", "pytest", *options, "--pyargs", f"{TESTS.__name__}.{module}"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600)
     cases = ET.parse(report).iter("testcase") if report.exists() else ()
