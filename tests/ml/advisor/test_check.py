@@ -19,19 +19,11 @@ from ml.preflight.finding import Finding
 from ml.recipes.recipe import Recipe, recipe_of
 from ml.recipes.search import Search
 from ml.recipes.wishes import WishesSection
-from tests.helpers.paths import ROOT
 
 
-@pytest.fixture
-def catalog(tmp_path: Path) -> Path:
-    (tmp_path / "criteo.yaml").write_text((ROOT / "catalog" / "criteo.yaml").read_text())
-    (tmp_path / "recipes" / "criteo").mkdir(parents=True)
-    return tmp_path
-
-
-def found(catalog: Path, text: str) -> list[Finding]:
-    (catalog / "recipes" / "criteo" / "dlrm.yaml").write_text(text)
-    return check_recipes(load_dataset(catalog / "criteo.yaml"))
+def found(criteo: Path, text: str) -> list[Finding]:
+    (criteo / "recipes" / "criteo" / "dlrm.yaml").write_text(text)
+    return check_recipes(load_dataset(criteo / "criteo.yaml"))
 
 
 @pytest.mark.parametrize("name", ["criteo", "globo", "movielens", "synthetic"])
@@ -84,10 +76,10 @@ def test_the_recipes_of_the_catalog_pass(name: str) -> None:
         ("wishes: {target: {auc: 0.7, log_loss: 0.5}}", "wishes.target: expected either auc or log_loss"),
     ],
 )
-def test_a_wrong_key_of_any_section_is_an_error_with_its_path(catalog: Path, text: str, message: str) -> None:
-    [finding] = found(catalog, text)
+def test_a_wrong_key_of_any_section_is_an_error_with_its_path(criteo: Path, text: str, message: str) -> None:
+    [finding] = found(criteo, text)
     assert (finding.severity, finding.key) == ("error", "models.dlrm")
-    assert f"{catalog / 'recipes' / 'criteo' / 'dlrm.yaml'}: {message}" in finding.found
+    assert f"{criteo / 'recipes' / 'criteo' / 'dlrm.yaml'}: {message}" in finding.found
 
 
 def trues(annotation: Any) -> Iterator[Any]:
@@ -126,22 +118,22 @@ def test_true_is_not_a_number(model: Any, key: str, value: Any) -> None:
     assert [error for error in refused.value.errors() if error["loc"][0] == key and error["input"] is True]
 
 
-def test_numbers_can_be_text_as_yaml_reads_those_without_a_dot(catalog: Path) -> None:
-    assert found(catalog, "training: {dense_optimizer: {lr: 1e-3}}") == []
-    assert recipe_of(load_dataset(catalog / "criteo.yaml"), "dlrm").dense_optimizer.lr == 1e-3
+def test_numbers_can_be_text_as_yaml_reads_those_without_a_dot(criteo: Path) -> None:
+    assert found(criteo, "training: {dense_optimizer: {lr: 1e-3}}") == []
+    assert recipe_of(load_dataset(criteo / "criteo.yaml"), "dlrm").dense_optimizer.lr == 1e-3
 
 
 @pytest.mark.parametrize("wishes", ["target: {auc: 0.7}", "target: {log_loss: 0.5}, seconds: 60, memory: 2gb", "seconds: 1"])
-def test_wishes_make_a_search_that_the_tuning_service_accepts(catalog: Path, wishes: str) -> None:
-    assert found(catalog, f"wishes: {{{wishes}}}") == []
+def test_wishes_make_a_search_that_the_tuning_service_accepts(criteo: Path, wishes: str) -> None:
+    assert found(criteo, f"wishes: {{{wishes}}}") == []
 
 
-def test_a_rule_file_that_is_not_valid_is_an_error(catalog: Path) -> None:
-    entry = catalog / "criteo.yaml"
+def test_a_rule_file_that_is_not_valid_is_an_error(criteo: Path) -> None:
+    entry = criteo / "criteo.yaml"
     entry.write_text(entry.read_text().replace("\nrecipe:\n", "\nrecipe:\n  rules: [ours.yaml]\n"))
     [missing] = check_recipes(load_dataset(entry))
     assert (missing.severity, missing.key) == ("error", "recipe.rules") and "ours.yaml: cannot be read" in missing.found
-    rules = catalog / "ours.yaml"
+    rules = criteo / "ours.yaml"
     rules.write_text("rulez: []")
     [wrong] = check_recipes(load_dataset(entry))
     assert f"{rules}: rulez: unknown key" in wrong.found
@@ -149,32 +141,32 @@ def test_a_rule_file_that_is_not_valid_is_an_error(catalog: Path) -> None:
     assert check_recipes(load_dataset(entry)) == []
 
 
-def test_each_fault_is_a_finding(catalog: Path) -> None:
-    assert len(found(catalog, "training: {batch_size: 0, seed: -1}")) == 2
+def test_each_fault_is_a_finding(criteo: Path) -> None:
+    assert len(found(criteo, "training: {batch_size: 0, seed: -1}")) == 2
 
 
-def test_a_value_that_advice_can_change_is_a_warning(catalog: Path) -> None:
-    [finding] = found(catalog, "sigopt: {parameters: [{name: batch_size, grid: [16384, 32768]}]}")
+def test_a_value_that_advice_can_change_is_a_warning(criteo: Path) -> None:
+    [finding] = found(criteo, "sigopt: {parameters: [{name: batch_size, grid: [16384, 32768]}]}")
     assert finding.severity == "warning" and "the recipe's batch_size, 256, is outside its values" in finding.found
 
 
 @pytest.mark.parametrize("key", ["tables.features.C3.min_count", "early_stop.every"])
-def test_a_key_that_advice_can_add_is_not_judged(catalog: Path, key: str) -> None:
+def test_a_key_that_advice_can_add_is_not_judged(criteo: Path, key: str) -> None:
     one = f"{{name: x, key: {key}, type: double, bounds: {{min: 0.1, max: 1}}}}"
-    assert found(catalog, f"sigopt: {{parameters: [{one}]}}") == []
+    assert found(criteo, f"sigopt: {{parameters: [{one}]}}") == []
 
 
-def test_without_parameters_only_tuning_is_refused(catalog: Path) -> None:
-    spec = load_dataset(catalog / "criteo.yaml")
+def test_without_parameters_only_tuning_is_refused(criteo: Path) -> None:
+    spec = load_dataset(criteo / "criteo.yaml")
     searched = search_section(spec, "dlrm", recipe_of(spec, "dlrm"), 100_000, 2.0).search.parameters
     removed = ", ".join(f"{{name: {parameter.name}, remove: true}}" for parameter in searched)
-    assert searched and found(catalog, f"sigopt: {{parameters: [{removed}]}}") == []
+    assert searched and found(criteo, f"sigopt: {{parameters: [{removed}]}}") == []
 
 
-def test_a_key_that_advice_did_not_add_on_a_day_is_a_warning(catalog: Path) -> None:
+def test_a_key_that_advice_did_not_add_on_a_day_is_a_warning(criteo: Path) -> None:
     one = "{name: x, key: tables.features.C3.min_count, type: int, bounds: {min: 1, max: 9}}"
-    assert found(catalog, f"sigopt: {{parameters: [{one}]}}") == []
-    spec = load_dataset(catalog / "criteo.yaml")
+    assert found(criteo, f"sigopt: {{parameters: [{one}]}}") == []
+    spec = load_dataset(criteo / "criteo.yaml")
     recipe = recipe_of(spec, "dlrm")
     search = search_section(spec, "dlrm", recipe, 100_000, 2.0).search
     (warning,) = check_section(spec, "dlrm", search, recipe)

@@ -24,7 +24,6 @@ from ml.recipes.search import check_search
 from ml.stages import FEATURE_PROFILES, advisor_recipes
 from tests.helpers.damage import damaged
 from tests.helpers.feature_profiles import profile_of
-from tests.helpers.paths import ROOT
 from tests.helpers.training_days import made_spec
 from tests.helpers.trials import SEED, TRIALS
 
@@ -32,17 +31,10 @@ MACHINE = Hardware("a processor", 2, 8 << 30)
 DAY = "2014-01-05"
 
 
-@pytest.fixture
-def catalog(tmp_path: Path) -> Path:
-    (tmp_path / "criteo.yaml").write_text((ROOT / "catalog" / "criteo.yaml").read_text())
-    (tmp_path / "recipes" / "criteo").mkdir(parents=True)
-    return tmp_path
-
-
-def plan(catalog: Path, lake: Lake, edits: dict[str, Any] | None = None, model: str = "dlrm", **changes: Any) -> Plan:
+def plan(criteo: Path, lake: Lake, edits: dict[str, Any] | None = None, model: str = "dlrm", **changes: Any) -> Plan:
     if edits is not None:
-        (catalog / "recipes" / "criteo" / f"{model}.yaml").write_text(yaml.safe_dump(edits))
-    return plan_tuning(load_dataset(catalog / "criteo.yaml"), model, DAY, lake, MACHINE, changes)
+        (criteo / "recipes" / "criteo" / f"{model}.yaml").write_text(yaml.safe_dump(edits))
+    return plan_tuning(load_dataset(criteo / "criteo.yaml"), model, DAY, lake, MACHINE, changes)
 
 
 def parameters(found: Plan) -> dict[str, Any]:
@@ -50,22 +42,22 @@ def parameters(found: Plan) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("model", ["dlrm", "wide_deep", "deepfm", "dcn_v2"])
-def test_the_plan_of_every_model_can_be_tuned(catalog: Path, lake: Lake, model: str) -> None:
-    found = plan(catalog, lake, model=model)
+def test_the_plan_of_every_model_can_be_tuned(criteo: Path, lake: Lake, model: str) -> None:
+    found = plan(criteo, lake, model=model)
     check_search(found.search, found.recipe)
     assert found.search.parameters and not found.search.warnings()
     assert found.search.defaults(found.recipe).keys() == parameters(found).keys()
 
 
-def test_rules_of_the_entry_reach_the_plan(catalog: Path, lake: Lake) -> None:
-    (catalog / "rules").mkdir()
-    (catalog / "rules" / "ours.yaml").write_text(
+def test_rules_of_the_entry_reach_the_plan(criteo: Path, lake: Lake) -> None:
+    (criteo / "rules").mkdir()
+    (criteo / "rules" / "ours.yaml").write_text(
         "rules: [{name: small, set: {batch_size: 512}, reason: Batches of a test are small., source: a measurement}]\n"
         "search: [{name: batch_size, key: batch_size, grid: [384, 512, 640]}]"
     )
-    entry = catalog / "criteo.yaml"
+    entry = criteo / "criteo.yaml"
     entry.write_text(entry.read_text().replace("\nrecipe:\n", "\nrecipe:\n  rules: [rules/ours.yaml]\n"))
-    found = plan(catalog, lake)
+    found = plan(criteo, lake)
     assert found.recipe.batch_size == 512 and parameters(found)["batch_size"].grid == (384, 512, 640)
 
 
@@ -77,9 +69,9 @@ def test_advice_that_is_only_explained_is_not_tried(lake: Lake, monkeypatch: pyt
     assert plan_tuning(explained, "dlrm", days[1], lake, MACHINE).recipe == recipe_of(spec, "dlrm")
 
 
-def test_without_a_profile_nothing_is_calibrated(catalog: Path, lake: Lake, tmp_path: Path) -> None:
-    (catalog / "recipes" / "criteo" / "dlrm.yaml").write_text("wishes: {seconds: 60}")
-    found = plan_tuning(load_dataset(catalog / "criteo.yaml"), "dlrm", DAY, lake, MACHINE, home=tmp_path / "home")
+def test_without_a_profile_nothing_is_calibrated(criteo: Path, lake: Lake, tmp_path: Path) -> None:
+    (criteo / "recipes" / "criteo" / "dlrm.yaml").write_text("wishes: {seconds: 60}")
+    found = plan_tuning(load_dataset(criteo / "criteo.yaml"), "dlrm", DAY, lake, MACHINE, home=tmp_path / "home")
     assert any("predictions need a profile" in warning for warning in found.advice.warnings)
     assert not (tmp_path / "home").exists()
     stored = StoredAdvice.of(found.advice)
@@ -107,32 +99,32 @@ def test_trials_that_take_too_much_memory_together_are_warned_of(
     assert not warned(1, 0.9), "the advice warns of a single one"
 
 
-def test_an_edited_value_is_fixed_unless_its_parameter_is_listed(catalog: Path, lake: Lake) -> None:
-    free = plan(catalog, lake)
+def test_an_edited_value_is_fixed_unless_its_parameter_is_listed(criteo: Path, lake: Lake) -> None:
+    free = plan(criteo, lake)
     assert "batch_size" in parameters(free)
-    fixed = plan(catalog, lake, {"training": {"batch_size": 512}})
+    fixed = plan(criteo, lake, {"training": {"batch_size": 512}})
     assert "batch_size" not in parameters(fixed) and fixed.recipe.batch_size == 512
     listed = {"name": "batch", "key": "batch_size", "type": "int", "grid": [256, 512]}
-    freed = plan(catalog, lake, {"training": {"batch_size": 512}, "sigopt": {"parameters": [listed]}})
+    freed = plan(criteo, lake, {"training": {"batch_size": 512}, "sigopt": {"parameters": [listed]}})
     assert parameters(freed)["batch"].grid == (256, 512) and freed.recipe.batch_size == 512
 
 
-def test_a_removed_mapping_is_fixed_with_all_its_keys(catalog: Path, lake: Lake) -> None:
+def test_a_removed_mapping_is_fixed_with_all_its_keys(criteo: Path, lake: Lake) -> None:
     def keys(found: Plan) -> list[str]:
         return [of.key for of in found.search.parameters if of.key.startswith("schedule.")]
 
-    assert keys(plan(catalog, lake))
-    assert not keys(plan(catalog, lake, {"training": {"schedule": None}}))
+    assert keys(plan(criteo, lake))
+    assert not keys(plan(criteo, lake, {"training": {"schedule": None}}))
 
 
-def test_parameters_are_added_changed_and_removed(catalog: Path, lake: Lake) -> None:
-    before = parameters(plan(catalog, lake))
+def test_parameters_are_added_changed_and_removed(criteo: Path, lake: Lake) -> None:
+    before = parameters(plan(criteo, lake))
     edits = [
         {"name": "warm_up", "remove": True},
         {"name": "dropout", "bounds": {"min": 0.0, "max": 0.2}},
         {"name": "smoothing", "key": "label_smoothing", "type": "double", "bounds": {"min": 0.0, "max": 0.1}},
     ]
-    found = plan(catalog, lake, {"sigopt": {"parameters": edits, "observation_budget": 7, "window_days": 3}})
+    found = plan(criteo, lake, {"sigopt": {"parameters": edits, "observation_budget": 7, "window_days": 3}})
     after = parameters(found)
     assert after.keys() == before.keys() - {"warm_up"} | {"smoothing"}
     assert after["dropout"].bounds.max == 0.2 and after["dropout"].key == before["dropout"].key
@@ -155,10 +147,10 @@ def test_parameters_are_added_changed_and_removed(catalog: Path, lake: Lake) -> 
     ],
 )
 def test_a_parameter_that_does_not_fit_the_recipe_names_the_file(
-    catalog: Path, lake: Lake, parameter: dict[str, Any], message: str
+    criteo: Path, lake: Lake, parameter: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(CatalogError, match=message):
-        plan(catalog, lake, {"sigopt": {"parameters": [{"name": "warm_up", "remove": True}, parameter]}})
+        plan(criteo, lake, {"sigopt": {"parameters": [{"name": "warm_up", "remove": True}, parameter]}})
 
 
 EDITS = """
@@ -179,31 +171,31 @@ sigopt:
 
 
 @pytest.mark.slow
-def test_damaged_edits_are_refused_with_their_file_and_never_crash(catalog: Path, lake: Lake) -> None:
+def test_damaged_edits_are_refused_with_their_file_and_never_crash(criteo: Path, lake: Lake) -> None:
     draw, edits, refused = random.Random(SEED), yaml.safe_load(EDITS), 0
-    plan(catalog, lake, edits)
+    plan(criteo, lake, edits)
     for _ in range(20 * TRIALS):
         try:
-            plan(catalog, lake, damaged(edits, draw))
+            plan(criteo, lake, damaged(edits, draw))
         except CatalogError as error:
             refused += 1
-            assert str(catalog / "recipes" / "criteo" / "dlrm.yaml") in str(error)
+            assert str(criteo / "recipes" / "criteo" / "dlrm.yaml") in str(error)
     assert refused >= 10 * TRIALS
 
 
-def test_changes_of_a_run_take_precedence_over_edits(catalog: Path, lake: Lake) -> None:
-    assert plan(catalog, lake, {"sigopt": {"observation_budget": 7}}, observation_budget=3).search.observation_budget == 3
+def test_changes_of_a_run_take_precedence_over_edits(criteo: Path, lake: Lake) -> None:
+    assert plan(criteo, lake, {"sigopt": {"observation_budget": 7}}, observation_budget=3).search.observation_budget == 3
 
 
-def test_values_of_earlier_tunings_are_tried_first(catalog: Path, lake: Lake) -> None:
-    spec = load_dataset(catalog / "criteo.yaml")
+def test_values_of_earlier_tunings_are_tried_first(criteo: Path, lake: Lake) -> None:
+    spec = load_dataset(criteo / "criteo.yaml")
     advise_day(spec, "dlrm", "2014-01-04", lake)
     stage = advisor_recipes("dlrm")
     tuned = {"origin": "tuned for 2014-01-03, experiment 1", "values": {"dense_optimizer": {"lr": 0.0017}}}
     lake.write_manifest(
         lake.partition(stage, "criteo", "2014-01-04"), lake.manifest(stage, "criteo", "2014-01-04") | {"tuned": tuned}
     )
-    found = plan(catalog, lake)
+    found = plan(criteo, lake)
     assert found.recipe.dense_optimizer.lr == 0.0017
     assert found.search.defaults(found.recipe)["dense_lr"] == 0.0017
 
@@ -235,18 +227,18 @@ def test_values_of_earlier_tunings_are_tried_first(catalog: Path, lake: Lake) ->
         ),
     ],
 )
-def test_a_wrong_section_names_file_and_key(catalog: Path, lake: Lake, sigopt: dict[str, Any], message: str) -> None:
+def test_a_wrong_section_names_file_and_key(criteo: Path, lake: Lake, sigopt: dict[str, Any], message: str) -> None:
     with pytest.raises(CatalogError, match=message):
-        plan(catalog, lake, {"sigopt": sigopt})
+        plan(criteo, lake, {"sigopt": sigopt})
 
 
-def test_edits_of_a_parameter_that_is_not_advised_need_not_repeat_its_key(catalog: Path, lake: Lake) -> None:
+def test_edits_of_a_parameter_that_is_not_advised_need_not_repeat_its_key(criteo: Path, lake: Lake) -> None:
     edits = {"training": {"batch_size": 512}, "sigopt": {"parameters": [{"name": "batch_size", "grid": [256, 512]}]}}
-    found = parameters(plan(catalog, lake, edits))["batch_size"]
+    found = parameters(plan(criteo, lake, edits))["batch_size"]
     assert (found.key, found.type, found.grid) == ("batch_size", "int", (256, 512))
 
 
-def test_a_parameter_that_only_other_models_or_profiles_have_can_be_removed(catalog: Path, lake: Lake) -> None:
+def test_a_parameter_that_only_other_models_or_profiles_have_can_be_removed(criteo: Path, lake: Lake) -> None:
     edits = [{"name": name, "remove": True} for name in ("cross_layers", "batch_size")]
-    found = plan(catalog, lake, {"training": {"batch_size": 512}, "sigopt": {"parameters": edits}})
+    found = plan(criteo, lake, {"training": {"batch_size": 512}, "sigopt": {"parameters": edits}})
     assert "batch_size" not in parameters(found)
