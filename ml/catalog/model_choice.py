@@ -23,8 +23,8 @@ class RecipeOfAll(Strict):
     )
     rules: tuple[str, ...] = Field(
         default=(),
-        description="The advisor's [rule files](advisor.md#rule-files) of your own, in order, such as `rules/ours.yaml`; paths "
-        "are relative to the folder of the entry.",
+        description="Your own [rule files](advisor.md#rule-files) for the advisor, such as `rules/ours.yaml`, applied in order "
+        "after the built-in rules. Paths are relative to the entry's folder.",
     )
     _folder: Path = PrivateAttr(default=Path())
 

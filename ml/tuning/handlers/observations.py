@@ -169,8 +169,8 @@ def update(call: Call) -> dict[str, Any]:
 def _updated_assignments(call: Call, found: Experiment, row: Any, reader: Reader) -> dict[str, Any]:
     """Return the changed columns `suggestion`, `assignments` and `task`.
 
-    Before and after, an observation has either a suggestion or assignments and, with several tasks, a task of its own. That of
-    a run keeps its suggestion, which is archived and restored with the run.
+    Before and after, an observation has either a suggestion or assignments and, with several tasks, a task of its own. An
+    observation of a run keeps its suggestion, because it is archived and restored with the run.
     """
     suggestion = reader.identity("suggestion") if reader.present("suggestion") else row.suggestion
     own = None if row.suggestion is not None else row.assignments
