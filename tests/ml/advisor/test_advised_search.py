@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ml.advisor.advise import advise
 from ml.advisor.advised_search import AdvisedSearch, advised_search
+from ml.advisor.rule_files import load_rules
 from ml.advisor.wishes import Wishes
 from ml.catalog.load import load_catalog
 from ml.recipes.assignments import with_assignments
 from ml.recipes.search import Search, check_search
 from tests.helpers.feature_profiles import profile_of
+from tests.helpers.rule_files import write
 from tests.ml.advisor.test_advise import MACHINE, MODELS
 
 CATALOG = load_catalog()
@@ -101,3 +104,9 @@ def test_wishes_become_thresholds() -> None:
 def test_batch_sizes_leave_enough_steps_a_day() -> None:
     _, found = search_of("criteo", "dlrm", 20_000)
     assert named(found)["batch_size"]["grid"] == [128, 256]
+
+
+def test_a_switch_is_searched_with_its_advised_value(tmp_path: Path) -> None:
+    rules = load_rules(write(tmp_path, "search: [{name: shortcut, key: model.linear_shortcut, values: ['false']}]"))
+    advice = advise(CATALOG["criteo"], "dlrm", None, MACHINE, rules=rules)
+    assert named(advised_search(advice))["shortcut"]["categorical_values"] == ["false", "true"]
