@@ -33,18 +33,6 @@ def check_recipes(spec: DatasetSpec) -> list[Finding]:
     return [finding for model in spec.models for finding in _check(spec, model)]
 
 
-def _check(spec: DatasetSpec, model: str) -> Iterator[Finding]:
-    key = f"models.{model}"
-    try:
-        recipe = recipe_of(spec, model)
-        section = search_section(spec, model, recipe, rows=None)
-        for warning in check_section(spec, model, section.search, recipe, declared=True):
-            yield Finding("warning", key, warning, "tuning refuses it unless advice or an earlier tuning changes the value")
-    except CatalogError as error:
-        for line in str(error).splitlines():
-            yield Finding("error", key, line, "correct the file")
-
-
 def check_section(
     spec: DatasetSpec, model: str, search: Search, recipe: Recipe, *, declared: bool = False, strict: bool = False
 ) -> list[str]:
@@ -80,6 +68,18 @@ def check_section(
             raise refusal from error
         warnings.append(str(refusal))
     return warnings
+
+
+def _check(spec: DatasetSpec, model: str) -> Iterator[Finding]:
+    key = f"models.{model}"
+    try:
+        recipe = recipe_of(spec, model)
+        section = search_section(spec, model, recipe, rows=None)
+        for warning in check_section(spec, model, section.search, recipe, declared=True):
+            yield Finding("warning", key, warning, "tuning refuses it unless advice or an earlier tuning changes the value")
+    except CatalogError as error:
+        for line in str(error).splitlines():
+            yield Finding("error", key, line, "correct the file")
 
 
 def _can_be_added(key: str, recipe: Recipe, spec: DatasetSpec) -> bool:
