@@ -256,7 +256,7 @@ def test_values_that_are_not_valid_together_name_their_rules() -> None:
     ("rule", "key"),
     [
         ({"set": {"batch_size": True}}, "batch_size: "),
-        ({"for": "table", "set": {"table.min_count": True}}, r"tables\.features\..*\.min_count: "),
+        ({"for": "table", "set": {"table.max_rows": True}}, r"tables\.features\..*\.max_rows: "),
     ],
 )
 def test_true_is_not_a_number_that_a_rule_sets(rule: dict[str, Any], key: str) -> None:
