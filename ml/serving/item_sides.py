@@ -14,7 +14,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, cast
+from typing import Literal, TypeGuard, cast
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from ml.artifacts.bundle import Bundle
-from ml.artifacts.predictor import TorchPredictor
+from ml.artifacts.predictor import Predictor, TorchPredictor
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
 from ml.models.dlrm import DLRM
@@ -34,7 +34,7 @@ from ml.schema import HISTORY_PREFIX
 
 UNDERWAY = "a delta is being applied"
 _ATTEMPTS = 2
-"""A delta that is written during the first attempt has usually been written before the second."""
+"""The second is for a delta that was written during the first."""
 _CHUNK = 512
 """Items that are prepared at once; a request for other items waits for them."""
 ScoredBy = Literal["item_sides", "bundle"]
@@ -51,9 +51,9 @@ class _ItemSide:
         wanted: Rows of the items that requests are likely to use.
 
     Attributes:
-        predictor: The same object.
-        items: The same table.
-        wanted: The same rows.
+        predictor: The predictor that holds the model.
+        items: The items.
+        wanted: The rows to prepare.
     """
 
     def __init__(
@@ -70,10 +70,6 @@ class _ItemSide:
         """Return whether the states are those of the model as it is now, with no delta underway, and of a table of items."""
         same = predictor is self.predictor and predictor.changes == self._changes and items is self.items
         return same and self._changes % 2 == 0
-
-    def is_current(self, items: pa.Table) -> bool:
-        """Return whether the model is as it was, and the items are a table's."""
-        return self.is_of(self.predictor, items)
 
     def states(self, rows: NDArray[np.int64], batch: Callable[[pa.Table], Batch]) -> ItemStates:
         """Return the states of all items, of which those of the given rows have been computed, for a request."""
@@ -121,6 +117,7 @@ class ItemSides:
     def __init__(self, spec: DatasetSpec, pair_columns: set[str]) -> None:
         self._sides, self._item = feature_sides(spec, pair_columns), spec.item or ""
         self._held: dict[int, _ItemSide] = {}  # one for each model of an experiment, by its identity
+        self._prepared: list[int] = []  # the identities of the models of the last call of `prepare`, in their order
         self._lock = threading.Lock()
         self.counts: Counter[ScoredBy] = Counter()
         self.reason: str | None = None
@@ -147,7 +144,7 @@ class ItemSides:
             Probabilities of all labels, float32 [N, L], equal to `Bundle.score_labels` up to rounding.
         """
         predictor = ranking.predictor
-        if not (isinstance(predictor, TorchPredictor) and isinstance(predictor.model, DLRM)):
+        if not _is_split(predictor):
             kind = type(predictor.model if isinstance(predictor, TorchPredictor) else predictor).__name__
             return self._by_bundle(ranking, candidates, f"the model is a {kind}, and only a DLRM is split by item and request")
         for _ in range(_ATTEMPTS):
@@ -184,22 +181,27 @@ class ItemSides:
         Without this call, the first requests after a change compute them. States of other models are dropped.
 
         Args:
-            models: The models that rank. One that no request has used so far is left alone.
+            models: The models that rank, in the same order in each call. A model may have another predictor than in the last
+                call. A model that no request has used so far is left alone.
             items: The live items.
         """
-        served = {id(model.predictor): model for model in models}
+        keys = [id(model.predictor) for model in models]
         with self._lock:
-            self._held = {key: side for key, side in self._held.items() if key in served}
-            held = [(side.predictor, served[key]) for key, side in self._held.items()]
-        for predictor, model in held:
-            if predictor.changes % 2 == 0:
-                self._prepare(self._side(predictor, items), model, items)
-
-    def _prepare(self, side: _ItemSide, model: Bundle, items: pa.Table) -> None:
-        for begin in range(0, len(side.wanted), _CHUNK):
-            if not side.is_current(items):
-                return
-            side.compute(side.wanted[begin : begin + _CHUNK], lambda some: model.batch(padded(model, some)))
+            replaced = {key: self._held[old] for key, old in zip(keys, self._prepared, strict=False) if old in self._held}
+            self._held = {key: side for key, side in self._held.items() if key in keys}
+            self._prepared = keys
+        for key, model in zip(keys, models, strict=True):
+            before = replaced.get(key) or self._held.get(key)
+            predictor = model.predictor
+            if before is None or not _is_split(predictor) or predictor.changes % 2:
+                continue
+            side = self._side(predictor, items)
+            if before.predictor is not predictor:
+                side.wanted = before.used(self._item, items)
+            for begin in range(0, len(side.wanted), _CHUNK):
+                if not side.is_of(predictor, items):
+                    break
+                side.compute(side.wanted[begin : begin + _CHUNK], lambda some, by=model: by.batch(padded(by, some)))
 
     def _side(self, predictor: TorchPredictor, items: pa.Table) -> _ItemSide:
         """Return the side of a table of items and of the model as it is now."""
@@ -216,6 +218,10 @@ class ItemSides:
         self.counts["bundle"] += 1
         self.reason = reason
         return ranking.score_labels(candidates())
+
+
+def _is_split(predictor: Predictor) -> TypeGuard[TorchPredictor]:
+    return isinstance(predictor, TorchPredictor) and isinstance(predictor.model, DLRM)
 
 
 def feature_sides(spec: DatasetSpec, pair_columns: set[str]) -> FeatureSides:

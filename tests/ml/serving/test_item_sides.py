@@ -102,41 +102,60 @@ def test_scores_are_those_of_the_bundle_for_every_version(changes: dict[str, Any
     assert served.sides.counts == {"item_sides": served.sides.counts.total()} and served.sides.reason is None
 
 
-def test_a_new_version_is_prepared_for_the_items_of_the_one_before() -> None:
-    served, asked = Served(), list[int]()
-    served.check(np.arange(9))
-    compute = SplitDLRM.items
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of items of each computation of item sides."""
+    found, compute = list[int](), SplitDLRM.items
 
     def counted(self: SplitDLRM, batch: Batch) -> ItemStates:
-        asked.append(len(batch))
+        found.append(len(batch))
         return compute(self, batch)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SplitDLRM, "items", counted)
-        served.bundle.apply(served.delta())
-        served.sides.prepare([served.bundle], served.items)
-        assert asked == [9]
-        served.check(np.arange(9))
-        assert asked == [9]
-        served.items = served.items.slice(3)  # items have other rows in the next table
-        served.sides.prepare([served.bundle], served.items)
-        assert asked == [9, 6]
-        served.check(np.arange(6))
-        served.sides.prepare([served.bundle], served.items)
-        assert asked == [9, 6]
-        served.check(np.arange(7))
-        assert asked == [9, 6, 1]
-        served.bundle.apply(served.delta(2))
-        served.check(np.arange(2))  # a request that comes before
-        served.sides.prepare([served.bundle], served.items)
-        assert asked == [9, 6, 1, 2, 5]
-        for seed in (3, 4):  # without a request between them
-            served.bundle.apply(served.delta(seed))
-            served.sides.prepare([served.bundle], served.items)
-        assert asked == [9, 6, 1, 2, 5, 2, 2]
+    monkeypatch.setattr(SplitDLRM, "items", counted)
+    return found
 
 
-def test_each_model_of_an_experiment_is_prepared_and_sides_of_other_models_are_dropped() -> None:
+def test_a_new_version_is_prepared_for_the_items_of_the_one_before(asked: list[int]) -> None:
+    served = Served()
+    served.check(np.arange(9))
+    served.bundle.apply(served.delta())
+    served.sides.prepare([served.bundle], served.items)
+    assert asked == [9, 9]
+    served.check(np.arange(9))
+    assert asked == [9, 9]
+    served.items = served.items.slice(3)  # items have other rows in the next table
+    served.sides.prepare([served.bundle], served.items)
+    assert asked == [9, 9, 6]
+    served.check(np.arange(6))
+    served.sides.prepare([served.bundle], served.items)
+    assert asked == [9, 9, 6]
+    served.check(np.arange(7))
+    assert asked == [9, 9, 6, 1]
+    served.bundle.apply(served.delta(2))
+    served.check(np.arange(2))  # a request that comes before
+    served.sides.prepare([served.bundle], served.items)
+    assert asked == [9, 9, 6, 1, 2, 5]
+    for seed in (3, 4):  # without a request between them
+        served.bundle.apply(served.delta(seed))
+        served.sides.prepare([served.bundle], served.items)
+    assert asked == [9, 9, 6, 1, 2, 5, 2, 2]
+
+
+@pytest.mark.parametrize("first", [0, 2], ids=["prepared first", "a request first"])
+def test_another_predictor_of_a_model_is_prepared_as_well(asked: list[int], first: int) -> None:
+    """A worker, and a service with a new export, predict with another object from then on."""
+    served = Served()
+    served.check(np.arange(9))
+    served.sides.prepare([served.bundle], served.items)
+    served.bundle = served.bundle.with_predictor(copy.deepcopy(served.bundle.predictor))
+    if first:
+        served.check(np.arange(first))
+    served.sides.prepare([served.bundle], served.items)
+    served.check(np.arange(9))
+    assert sum(asked) == 9 + 9 and len(asked) == 2 + bool(first)
+
+
+def test_each_model_of_an_experiment_is_prepared_and_sides_of_other_models_are_dropped(asked: list[int]) -> None:
     served = Served()
     other = Bundle(served.spec, copy.deepcopy(served.bundle.predictor), {})
     first, rows = served.bundle, np.arange(5)
@@ -145,22 +164,26 @@ def test_each_model_of_an_experiment_is_prepared_and_sides_of_other_models_are_d
         served.check(rows)
     served.items = served.items.slice(1)
     served.sides.prepare([first, other], served.items)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SplitDLRM, "items", lambda *_: pytest.fail("the items are prepared"))
-        for bundle in (first, other):
-            served.bundle = bundle
-            served.check(np.arange(4))
+    assert asked == [5, 5, 4, 4]
+    for bundle in (first, other):
+        served.bundle = bundle
+        served.check(np.arange(4))
+    assert asked == [5, 5, 4, 4]
     served.sides.prepare([first], served.items)
     assert list(served.sides._held) == [id(first.predictor)]
 
 
-def test_nothing_is_prepared_before_the_first_request_and_during_a_delta() -> None:
+def test_nothing_is_prepared_before_the_first_request_and_during_a_delta(asked: list[int]) -> None:
     served = Served()
     served.sides.prepare([served.bundle], served.items)
-    before = served.check(np.arange(ITEMS))
+    assert not asked
+    served.check(np.arange(9))
+    served.items = served.items.slice(1)
     with served.bundle.predictor._change():  # type: ignore[attr-defined]
         served.sides.prepare([served.bundle], served.items)
-    np.testing.assert_array_equal(served.check(np.arange(ITEMS)), before)
+        assert asked == [9]
+    served.sides.prepare([served.bundle], served.items)
+    assert asked == [9, 8]
 
 
 def test_a_delta_without_a_dense_part_changes_the_rows_that_it_has() -> None:
