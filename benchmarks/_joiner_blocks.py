@@ -11,7 +11,8 @@ from upath import UPath
 
 from benchmarks._joiner_streams import LATENESS, PAYLOAD, Joined, Streams
 from ml.catalog.spec import DatasetSpec
-from ml.joiner.service import Joining, run_to_end
+from ml.joiner.joining import Joining
+from ml.joiner.service import run_to_end
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -15,6 +15,7 @@ from rich.console import Console
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
+from ml.compute.streaming import is_busy, stop_query
 from ml.joiner.blocks import SIDES
 from ml.joiner.lock import StreamInUse, only_join
 from ml.joiner.read_files import ReadFiles
@@ -27,7 +28,7 @@ from orchestration.signals import stopped_by_signals
 if TYPE_CHECKING:
     from pyspark.sql.streaming.query import StreamingQuery
 
-    from ml.joiner.service import Joining
+    from ml.joiner.joining import Joining
 
 HEADER = (
     f"{'joined until (UTC)':19} {'batch':>6} {'events':>11} {'examples':>11} {'match rate':>10} {'repeated':>9} {'late':>7} "
@@ -91,8 +92,9 @@ def join_stream(spec: DatasetSpec, root: UPath, ends: bool, console: Console) ->
     from ml.compute.java import JavaMissing
     from ml.compute.spark import start_session
     from ml.compute.spark_stderr import filtered_stderr
+    from ml.joiner.joining import ChangedEntry, Joining
     from ml.joiner.kafka import KafkaMissing, read_kafka, start_intake
-    from ml.joiner.service import ChangedEntry, Joining, is_busy, start_join, stop_join, stop_query
+    from ml.joiner.service import start_join, stop_join
 
     joining = Joining(spec, root, ends=ends)
     assert spec.actions is not None

@@ -7,27 +7,21 @@ A start without a checkpoint has a later time in its names, so followers read it
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
-import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from upath import UPath
-
-from ml.catalog.spec import DatasetSpec
-from ml.joiner.blocks import SIDES, Layout
+from ml.compute.streaming import stop_query
+from ml.joiner.blocks import SIDES
+from ml.joiner.joining import Joining
 from ml.joiner.lock import only_join
 from ml.joiner.processor import COUNTS, EXAMPLES, LATE, OUTPUT, READ, STATE, UNMATCHED, JoinProcessor
 from ml.joiner.read_files import record
-from ml.joiner.source import STOP, JoinerSource, StreamInput
+from ml.joiner.source import STOP, JoinerSource
 from ml.joiner.spool import Spool, delete_spool, merge_examples, merge_rows
 from ml.joiner.status import StreamStatus, next_hours, next_totals
 
@@ -35,99 +29,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.streaming.query import StreamingQuery
 
-BATCH_BYTES = 64 << 20
 ARROW_BYTES = 4 << 20
 """Approximate bytes of blocks that pass from Java to Python at once."""
-_POLL_SECONDS = 0.02
-_STATE_FORMAT = 2  # increase it when a checkpoint of an earlier version can no longer be read
-_LAYOUT = "layout.json"
-_log = logging.getLogger("evergreen")
-
-
-class ChangedEntry(ValueError):
-    """The state of a stream was made under another catalog entry."""
-
-
-@dataclass(frozen=True)
-class Joining:
-    """The settings of a live join.
-
-    Attributes:
-        spec: A dataset with `actions`.
-        root: `<home>/stream/<dataset>`.
-        ends: Whether the stream ends with the files that are there. The last examples are then written too, although events of
-            their wait could still arrive.
-        batch_bytes: Approximate bytes that a batch reads from each of the two folders.
-        state_megabytes: Memory of all RocksDB stores of a process; the rest of the state is on disk.
-        every_seconds: Shortest time between two batches.
-    """
-
-    spec: DatasetSpec
-    root: UPath
-    ends: bool = False
-    batch_bytes: int = BATCH_BYTES
-    state_megabytes: int = 256
-    every_seconds: float = 1.0
-
-    @property
-    def folder(self) -> UPath:
-        """Folder of the checkpoint and the status."""
-        return self.root / "joiner"
-
-    @property
-    def spool(self) -> UPath:
-        """Folder of the files that tasks write during a batch."""
-        return self.folder / "spool"
-
-    def source(self, layout: Layout) -> StreamInput:
-        """Returns the settings of the source."""
-        assert self.spec.actions and self.spec.actions_log
-        logs = (self.spec.log, self.spec.actions_log)
-        return StreamInput(str(self.root), logs, self.spec.actions.key, layout, self.batch_bytes, self.ends)
-
-    def name_of(self, batch: int) -> str:
-        """Returns the beginning of the names of a batch's files. The start of the stream, which has a layout, decides it."""
-        # Streams that were started before names had the time of the start keep the names that followers know.
-        started = json.loads((self.folder / _LAYOUT).read_text()).get("started")
-        return f"{started}-{batch:012d}" if started else f"{batch:012d}"
-
-    def layout(self, partitions: int) -> Layout:
-        """Returns how the state is divided. The first start of the stream decides it.
-
-        Raises:
-            ChangedEntry: The catalog entry has changed since then, or the state has another format.
-        """
-        assert self.spec.actions
-        rules = f"{self.spec.examples_log.fingerprint} {self.spec.actions.lateness}"
-        identity = hashlib.sha256(rules.encode()).hexdigest()[:16]
-        path = self.folder / _LAYOUT
-        if not path.exists():
-            layout = Layout.of(self.spec.actions, partitions)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            staged = self.folder / f".{_LAYOUT}"
-            made = {"format": _STATE_FORMAT, "entry": identity, "partitions": layout.partitions, "bucket": layout.bucket}
-            earlier = max((file.name for file in (self.root / "examples").glob("*.parquet")), default="")
-            started = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-            # Followers read only names after those that they have read, even if a clock has been set back.
-            made |= {"started": started if started > earlier else f"{earlier.partition('-')[0]}0"}
-            if earlier:
-                _log.warning("%s/examples has examples of an earlier start; all files of both logs are joined again", self.root)
-            staged.write_text(json.dumps(made))
-            staged.rename(path)
-            return layout
-        found = json.loads(path.read_text())
-        way_out = (
-            f"move files that were joined (read.jsonl lists them) out of {self.root}/impressions and {self.root}/actions, or "
-            f"they are joined again; then delete {self.folder}, and start the stream again"
-        )
-        if found.get("format") != _STATE_FORMAT:
-            raise ChangedEntry(f"{self.folder}: the state was written by another version of Evergreen; {way_out}")
-        if found["entry"] != identity:
-            raise ChangedEntry(
-                f"{self.folder}: the state belongs to another version of the catalog entry {self.spec.name}. Restore the entry "
-                f"as it was; or {way_out}"
-            )
-        return Layout(found["partitions"], found["bucket"])
 
 
 def start_join(joining: Joining, spark: SparkSession, on_batch: Callable[[StreamStatus], None] | None = None) -> StreamingQuery:
@@ -190,11 +93,11 @@ def _write_batch(joining: Joining, on_batch: Callable[[StreamStatus], None] | No
     before = dict(totals)
     for text in found.get(COUNTS, []):
         totals.update(json.loads(text))
-    name = joining.name_of(batch)
-    merge_examples(joining.root / "examples", name, found.get(EXAMPLES, []))
-    merge_rows(joining.root / "unmatched", name, found.get(UNMATCHED, []))
+    prefix = joining.file_prefix(batch)
+    merge_examples(joining.root / "examples", prefix, found.get(EXAMPLES, []))
+    merge_rows(joining.root / "unmatched", prefix, found.get(UNMATCHED, []))
     for side in SIDES:
-        merge_rows(joining.root / "late", f"{name}-{side}", found.get(f"{LATE} {side}", []))
+        merge_rows(joining.root / "late", f"{prefix}-{side}", found.get(f"{LATE} {side}", []))
     files = {side: [of for text in found.get(READ, []) for of in json.loads(text).get(side, [])] for side in SIDES}
     record(joining.folder, {side: sorted(of) for side, of in files.items()})
     status = _status(found.get(STATE, []), last, batch, totals, before)
@@ -240,26 +143,6 @@ def stop_join(joining: Joining, query: StreamingQuery, at_once: threading.Event)
         stop_query(query, at_once)
     finally:
         stop.unlink(missing_ok=True)
-
-
-def stop_query(query: StreamingQuery, at_once: threading.Event, seconds: float = math.inf) -> None:
-    """Stops a query when it has no batch in progress. If a batch is interrupted, Spark's processes print errors.
-
-    Args:
-        query: The query.
-        at_once: If it is set, the query is not waited for.
-        seconds: How long it is waited for at most.
-    """
-    until = time.monotonic() + seconds
-    while is_busy(query) and time.monotonic() < until and not at_once.wait(_POLL_SECONDS):
-        pass
-    query.stop()
-
-
-def is_busy(query: StreamingQuery) -> bool:
-    """Returns whether a query starts, looks for files, or has a batch in progress."""
-    status = query.status
-    return query.isActive and (status["isTriggerActive"] or not status["message"].startswith("Waiting for"))
 
 
 def run_to_end(joining: Joining, spark: SparkSession) -> StreamStatus | None:

@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.joiner.service import Joining, start_join
+from ml.joiner.joining import Joining
+from ml.joiner.service import start_join
 from ml.joiner.status import StreamStatus
 from tests.helpers.joined_logs import MINUTE, START, feed
 

@@ -7,7 +7,8 @@ import sys
 from upath import UPath
 
 from ml.compute.spark import start_session
-from ml.joiner.service import Joining, run_to_end
+from ml.joiner.joining import Joining
+from ml.joiner.service import run_to_end
 from tests.helpers.joined_logs import feed
 
 if __name__ == "__main__":

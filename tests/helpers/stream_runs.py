@@ -16,8 +16,9 @@ from pyspark.sql import Row
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
+from ml.joiner.joining import Joining
 from ml.joiner.processor import JoinProcessor
-from ml.joiner.service import Joining, _write_batch
+from ml.joiner.service import _write_batch
 from ml.joiner.source import JoinerSource
 from ml.joiner.spool import Spool
 from ml.joiner.status import StreamStatus

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 from upath import UPath
 
-from ml.joiner.service import Joining, run_to_end
+from ml.joiner.joining import Joining
+from ml.joiner.service import run_to_end
 from ml.joiner.status import StreamStatus
 from tests.helpers.joined_logs import arriving, drawn, feed
 from tests.helpers.stream_runs import written_files

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from ml.joiner.service import ChangedEntry
+from ml.joiner.joining import ChangedEntry
 from ml.online.stream import Position, StreamFolder
 from tests.helpers.joined_logs import feed
 from tests.helpers.stream_runs import StreamRun, click, shown

@@ -17,7 +17,8 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
 from ml.joiner.catch_up import join_day
-from ml.joiner.service import ChangedEntry, Joining, run_to_end, start_join, stop_join
+from ml.joiner.joining import ChangedEntry, Joining
+from ml.joiner.service import run_to_end, start_join, stop_join
 from ml.joiner.status import StreamStatus
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day

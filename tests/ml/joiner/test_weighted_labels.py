@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.joiner.service import ChangedEntry
+from ml.joiner.joining import ChangedEntry
 from tests.helpers.joined_logs import arriving, drawn, feed
 from tests.helpers.reference_join import in_order, reference_examples
 from tests.helpers.stream_runs import StreamRun
