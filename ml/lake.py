@@ -11,16 +11,16 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from upath import UPath
 
 from ml.disk import fsync
+from ml.locks import exclusive
 
 MANIFEST = "manifest.json"
 
@@ -216,25 +216,11 @@ class Lake:
         with self._alone(stage, dataset, day), self._written(stage, dataset, day) as staging:
             yield staging
 
-    @contextmanager
-    def _alone(self, stage: str, dataset: str, day: str) -> Iterator[None]:
+    def _alone(self, stage: str, dataset: str, day: str) -> AbstractContextManager[None]:
         """Excludes other writers of the partition on a local disk, by a lock that is released if the process is killed."""
         path = self.lock_path(stage, dataset, day)
-        if not is_local(path):
-            yield
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.path, timeout=0, thread_local=False)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise BusyPartition(
-                f"{dataset}/{stage} of {day} is being written by another run; wait for it, then try again"
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
+        busy = BusyPartition(f"{dataset}/{stage} of {day} is being written by another run; wait for it, then try again")
+        return exclusive(path.path, busy) if is_local(path) else nullcontext()
 
     @contextmanager
     def _written(self, stage: str, dataset: str, day: str) -> Iterator[UPath]:

@@ -5,19 +5,18 @@ A second one would delete the files that the tasks of the first have written, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-from filelock import FileLock, Timeout
 from upath import UPath
+
+from ml.locks import exclusive
 
 
 class StreamInUse(RuntimeError):
     """Another process joins the stream."""
 
 
-@contextmanager
-def only_join(root: UPath) -> Iterator[None]:
+def only_join(root: UPath) -> AbstractContextManager[None]:
     """Excludes other joins of a stream inside the block. The lock is released if the process is killed.
 
     Args:
@@ -26,13 +25,5 @@ def only_join(root: UPath) -> Iterator[None]:
     Raises:
         StreamInUse: Another process joins the stream.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock((root / "joiner.lock").path, timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise StreamInUse(f"another process joins the stream {root}; stop it first, or set another EVERGREEN_HOME") from error
-    try:
-        yield
-    finally:
-        lock.release()
+    error = StreamInUse(f"another process joins the stream {root}; stop it first, or set another EVERGREEN_HOME")
+    return exclusive((root / "joiner.lock").path, error)

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
 from upath import UPath
 
 from ml.artifacts.snapshot import digest
 from ml.lake import BusyPartition
+from ml.locks import exclusive
 from ml.recipes.assignments import with_assignments
 from ml.recipes.edits import changes
 from ml.recipes.recipe import Recipe
@@ -122,16 +122,11 @@ def tune_day(
     return done
 
 
-@contextmanager
-def _alone(tuning: Tuning) -> Iterator[None]:
+def _alone(tuning: Tuning) -> AbstractContextManager[None]:
     """Exclude other tunings of the day on this machine, whose workers would have the same names and folders."""
-    tuning.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(tuning.folder / f"{tuning.day}.lock", timeout=0, thread_local=False):
-            yield
-    except Timeout as error:
-        name = f"{tuning.spec.name}/{tuning.model}"
-        raise BusyPartition(f"{name} of {tuning.day} is being tuned by another run; wait for it, then try again") from error
+    name = f"{tuning.spec.name}/{tuning.model}"
+    busy = BusyPartition(f"{name} of {tuning.day} is being tuned by another run; wait for it, then try again")
+    return exclusive(tuning.folder / f"{tuning.day}.lock", busy)
 
 
 def _tried_again(tuning: Tuning, tuned: Tuned, earlier: Sequence[EarlierTrial]) -> list[dict[str, Any]]:

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from filelock import FileLock, Timeout
 from rich.console import Console
 
+from ml.locks import exclusive
 from ml.loop.settings import ARMS, ONLINE, Settings
 from orchestration.deployments import home
 from orchestration.loop.display import shown
@@ -43,12 +43,8 @@ def main(days: int | None, day_seconds: float, rate: float, drift: float, arms: 
     if days is not None:
         settings = replace(settings, days=days, change_hours=None, drift=drift)
     folders, console = Folders(Path(home()) / "loop", settings), Console(highlight=False, soft_wrap=True)
-    folders.root.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folders.root / "lock", timeout=0):
-            run(folders, console)
-    except Timeout as error:
-        raise click.ClickException(f"another loop runs in {folders.root}") from error
+    with exclusive(folders.root / "lock", click.ClickException(f"another loop runs in {folders.root}")):
+        run(folders, console)
 
 
 def run(folders: Folders, console: Console) -> None:

@@ -13,15 +13,15 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 import lmdb
-from filelock import FileLock, Timeout
+
+from ml.locks import exclusive
 
 CURRENT = "current"
 EXAMPLES, IMPRESSIONS = "examples", "impressions"
@@ -111,16 +111,7 @@ def make_current(generation: Path) -> None:
             shutil.rmtree(other)
 
 
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path) -> AbstractContextManager[None]:
     """Exclude other writers inside the block. The lock is released if the process is killed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(str(folder / "writer.lock"), timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise StoreInUse(f"{folder} is written by another process; stop its follower first") from error
-    try:
-        yield
-    finally:
-        lock.release()
+    error = StoreInUse(f"{folder} is written by another process; stop its follower first")
+    return exclusive(folder / "writer.lock", error)
