@@ -64,13 +64,13 @@ def build_stream_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
         "the dataset has no stream folder.",
     )
     def live_stream(streams: StreamsResource) -> dg.AssetCheckResult:
-        from ml.joiner.status import StreamStatus
+        from ml.joiner.status import StreamStatus, joiner_folder
         from ml.joiner.stream_faults import stream_faults
 
         root = streams.folder(spec.name)
         if not (root / "impressions").exists():
             return dg.AssetCheckResult(passed=True, metadata={"stream": "none"}, severity=dg.AssetCheckSeverity.WARN)
-        status = StreamStatus.read(root / "joiner")
+        status = StreamStatus.read(joiner_folder(root))
         reasons = list(stream_faults(spec, root, status).values())
         if status is None:
             return _stream_result(reasons, {})

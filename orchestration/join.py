@@ -19,7 +19,7 @@ from ml.compute.streaming import is_busy, stop_query
 from ml.joiner.blocks import SIDES
 from ml.joiner.lock import StreamInUse, only_join
 from ml.joiner.read_files import ReadFiles
-from ml.joiner.status import StreamStatus
+from ml.joiner.status import StreamStatus, joiner_folder
 from ml.joiner.stream_faults import stream_faults
 from orchestration.deployments import home
 from orchestration.replay import quiet_console, the_dataset
@@ -156,7 +156,7 @@ def _failure(queries: Sequence[StreamingQuery]) -> Exception | None:
 
 def has_ended(root: UPath, status: StreamStatus | None) -> bool:
     """Return whether a stream has ended with everything that is in its folders."""
-    read = ReadFiles.load(root / "joiner")
+    read = ReadFiles.load(joiner_folder(root))
     return status is not None and status.ended and not any(read.unread(root, side) for side in SIDES)
 
 

@@ -13,6 +13,7 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec
 from ml.joiner.blocks import Layout
 from ml.joiner.source import StreamInput
+from ml.joiner.status import joiner_folder
 
 BATCH_BYTES = 64 << 20
 _STATE_FORMAT = 2  # increase it when a checkpoint of an earlier version can no longer be read
@@ -48,7 +49,7 @@ class Joining:
     @property
     def folder(self) -> UPath:
         """Folder of the checkpoint and the status."""
-        return self.root / "joiner"
+        return joiner_folder(self.root)
 
     @property
     def spool(self) -> UPath:

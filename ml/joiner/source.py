@@ -23,6 +23,7 @@ from ml.joiner.blocks import IMPRESSIONS, SIDES, Layout, divide, packed
 from ml.joiner.join import NO_KEY
 from ml.joiner.keys import event_times, without_nulls
 from ml.joiner.read_files import ReadFiles
+from ml.joiner.status import joiner_folder
 from ml.logs.arriving import NoClock, arriving_blocks
 from ml.logs.ingest_task import raw_schema
 from ml.logs.quarantine import Quarantine
@@ -147,10 +148,11 @@ class _Reader(DataSourceStreamReader):
         return {"number": 0, "files": {side: [] for side in SIDES}, "held": 0}
 
     def latestOffset(self, start: Mapping[str, Any], limit: object) -> dict[str, Any]:
-        if (UPath(self._source.root) / "joiner" / STOP).exists():
+        folder = joiner_folder(UPath(self._source.root))
+        if (folder / STOP).exists():
             return dict(start)
         if self._read is None:  # the first batch of this process; a batch that was repeated is in the record
-            self._read = ReadFiles.load(UPath(self._source.root) / "joiner")
+            self._read = ReadFiles.load(folder)
         self._read.add(start["files"])
         files, held = {}, 0
         for side, name in enumerate(SIDES):

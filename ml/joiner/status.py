@@ -24,6 +24,15 @@ from ml.joiner.join import LATE, MATCHED, NO_KEY, REPEATED
 HOURS = 24
 
 
+def joiner_folder(root: UPath) -> UPath:
+    """Returns the folder of the checkpoint, the status and the record of read files of a stream.
+
+    Args:
+        root: `<home>/stream/<dataset>`.
+    """
+    return root / "joiner"
+
+
 @dataclass(frozen=True)
 class StreamStatus:
     """The progress of a stream after a batch.

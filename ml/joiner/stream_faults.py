@@ -9,7 +9,7 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec
 from ml.joiner.blocks import SIDES
 from ml.joiner.read_files import ReadFiles
-from ml.joiner.status import HOURS, StreamStatus
+from ml.joiner.status import HOURS, StreamStatus, joiner_folder
 from ml.logs.arriving import arriving_files
 
 MAX_LATE_SHARE = 0.01
@@ -31,7 +31,7 @@ def stream_faults(spec: DatasetSpec, root: UPath, status: StreamStatus | None, n
     """
     assert spec.actions is not None
     found = stuck(root, status, spec.actions.lateness, now)
-    read = ReadFiles.load(root / "joiner")
+    read = ReadFiles.load(joiner_folder(root))
     for side in SIDES:
         if changed := read.changed(root, side):
             more = f" and {len(changed) - 1} more files" if len(changed) > 1 else ""
@@ -66,7 +66,7 @@ def stuck(root: UPath, status: StreamStatus | None, lateness: int, now: float | 
     """
     now = time.time() if now is None else now
     written = status.written_at if status else 0.0
-    read = ReadFiles.load(root / "joiner")
+    read = ReadFiles.load(joiner_folder(root))
     found, ages = {}, {}
     for side in SIDES:
         names = arriving_files(root / side)
