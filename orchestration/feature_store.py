@@ -17,7 +17,7 @@ from ml.features.online_store.environment import EXAMPLES, IMPRESSIONS, StoreInU
 from ml.features.online_store.meta import Meta
 from ml.features.online_store.plan import StorePlan
 from ml.features.online_store.writer import StaleStore, StoreWriter
-from ml.joiner.delay import longest_delay
+from ml.joiner.blocks import max_example_delay
 from ml.online.feature_store import FOLLOWER, follow_features
 from ml.online.stream import LostFile, StreamFolder, stream_folder
 from orchestration.deployments import home
@@ -49,7 +49,7 @@ def follow_store(spec: DatasetSpec, root: str, console: Console, *, rebuild: boo
     log = spec.log if stream == IMPRESSIONS else spec.examples_log
     followed = StreamFolder(stream_folder(UPath(root), spec.name, stream), log)
     console.print(f"{spec.name}: rows that arrive in {followed.root}, store in {folder}; Ctrl-C stops")
-    for warning in delayed_tables(spec) if stream == EXAMPLES else ():
+    for warning in delay_warnings(spec) if stream == EXAMPLES else ():
         console.print(f"warning: {warning}")
     follower = FOLLOWER if stream == EXAMPLES else f"{FOLLOWER}-{stream}"
     try:
@@ -64,11 +64,11 @@ def follow_store(spec: DatasetSpec, root: str, console: Console, *, rebuild: boo
         raise click.ClickException(str(error)) from error
 
 
-def delayed_tables(spec: DatasetSpec) -> list[str]:
+def delay_warnings(spec: DatasetSpec) -> list[str]:
     """Name the tables whose events the daily features know before their examples are in the stream."""
     if spec.actions is None:
         return []
-    delay, without_label = longest_delay(spec.actions), StorePlan.of(spec, IMPRESSIONS).tables
+    delay, without_label = max_example_delay(spec.actions), StorePlan.of(spec, IMPRESSIONS).tables
     found = []
     for number, table in enumerate(spec.feature_tables):
         if (known := spec.known_after(table)) >= delay:

@@ -45,6 +45,15 @@ class Layout:
         return event_times(table) // self.bucket
 
 
+def max_example_delay(rules: Actions) -> int:
+    """Returns the most microseconds from the event time of an impression to the newest event that its example waits for.
+
+    The live join writes an example with its bucket, when an event has arrived that is newer than the end of the bucket by the
+    longest wait and the lateness.
+    """
+    return Layout.of(rules, 1).bucket + rules.wait + rules.lateness
+
+
 def packed(table: pa.Table) -> Iterator[tuple[int, bytes]]:
     """Serialises a table as blocks of about `BLOCK_BYTES`.
 
