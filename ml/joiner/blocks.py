@@ -20,6 +20,8 @@ SIDES = ("impressions", "actions")
 BUCKETS_PER_WAIT = 4
 BLOCK_BYTES = 1 << 20
 """Approximate bytes of the rows of one block, not compressed. Java's heap holds some blocks at a time."""
+ARROW_BATCH_BYTES = 4 << 20
+"""Approximate bytes of blocks that pass between Python and Java at once."""
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 

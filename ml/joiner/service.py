@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ml.compute.streaming import stop_query
-from ml.joiner.blocks import SIDES
+from ml.joiner.blocks import ARROW_BATCH_BYTES, SIDES
 from ml.joiner.joining import Joining
 from ml.joiner.lock import only_join
 from ml.joiner.processor import COUNTS, EXAMPLES, LATE, OUTPUT, READ, STATE, UNMATCHED, JoinProcessor
@@ -28,9 +28,6 @@ from ml.joiner.status import StreamStatus, next_hours, next_totals
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.streaming.query import StreamingQuery
-
-ARROW_BYTES = 4 << 20
-"""Approximate bytes of blocks that pass from Java to Python at once."""
 
 
 def start_join(joining: Joining, spark: SparkSession, on_batch: Callable[[StreamStatus], None] | None = None) -> StreamingQuery:
@@ -75,7 +72,7 @@ def _settings(joining: Joining, cores: int) -> dict[str, str]:
         "spark.sql.shuffle.partitions": str(cores),
         # Rows are blocks of up to about a megabyte.
         "spark.sql.execution.arrow.maxRecordsPerBatch": "64",
-        "spark.sql.execution.arrow.maxBytesPerBatch": str(ARROW_BYTES),
+        "spark.sql.execution.arrow.maxBytesPerBatch": str(ARROW_BATCH_BYTES),
     }
 
 

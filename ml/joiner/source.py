@@ -19,7 +19,7 @@ from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPart
 from upath import UPath
 
 from ml.catalog.log_spec import LogSpec
-from ml.joiner.blocks import IMPRESSIONS, SIDES, Layout, divide, packed
+from ml.joiner.blocks import ARROW_BATCH_BYTES, IMPRESSIONS, SIDES, Layout, divide, packed
 from ml.joiner.join import NO_KEY
 from ml.joiner.keys import event_times, without_nulls
 from ml.joiner.read_files import ReadFiles
@@ -50,8 +50,6 @@ _ARROW = pa.schema(
 )
 END = 4
 """Bit of `held` that says that the stream has ended: everything that is left is joined."""
-MOST_BYTES = 4 << 20
-"""Bytes of packed rows that pass from Python to Java at once."""
 MOST_FILES = 500
 """Most files that a batch reads from a folder."""
 STOP = "stop"
@@ -205,7 +203,7 @@ def read_file(source: StreamInput, read: StreamFile) -> Iterator[pa.RecordBatch]
     Yields:
         For each block of the file, rows for each partition and bucket with its packed rows; at least one row for each
         partition, so that all partitions know the time. Then a row for each partition at the end of the file. A batch has
-        about `MOST_BYTES` of packed rows at most.
+        about `ARROW_BATCH_BYTES` of packed rows at most.
 
     Raises:
         FileNotFoundError: The file was removed after the batch was planned.
@@ -230,7 +228,7 @@ def read_file(source: StreamInput, read: StreamFile) -> Iterator[pa.RecordBatch]
                 for number, data in packed(of):
                     rows.append((part, bucket, number, data))
                     size += len(data)
-                    if size >= MOST_BYTES:
+                    if size >= ARROW_BATCH_BYTES:
                         yield _batch(source.layout, read, newest, rows, +counts)
                         rows, size, counts = [], 0, Counter()
             yield _batch(source.layout, read, newest, rows, +counts)
