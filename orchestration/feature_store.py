@@ -65,7 +65,7 @@ def follow_store(spec: DatasetSpec, root: str, console: Console, *, rebuild: boo
 
 
 def delay_warnings(spec: DatasetSpec) -> list[str]:
-    """Name the tables whose events the daily features know before their examples are in the stream."""
+    """Return a warning for each table whose events the daily features know before their examples are in the stream."""
     if spec.actions is None:
         return []
     delay, without_label = max_example_delay(spec.actions), StorePlan.of(spec, IMPRESSIONS).tables

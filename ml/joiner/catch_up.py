@@ -23,7 +23,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import Runner
 from ml.days import day_bounds
 from ml.joiner.days import days_of_actions, earlier_impressions
-from ml.joiner.join import MATCHED, REPEATED, join, look_back
+from ml.joiner.join import join, look_back, match_rate
 from ml.joiner.keys import partition_of, without_nulls
 from ml.lake import Lake
 from ml.logs.external_sort import SortedRun, plan_parts, write_parquet, write_part, write_run
@@ -64,16 +64,6 @@ class JoinedDay:
     def match_rate(self) -> float | None:
         """Share of the day's actions that counted for an example; None without actions."""
         return match_rate(self.actions)
-
-
-def match_rate(actions: dict[str, int]) -> float | None:
-    """Returns the share of actions that counted; repeated ones are left out. None without actions.
-
-    >>> match_rate({"matched": 3, "no impression": 1, "repeated": 7})
-    0.75
-    """
-    total = sum(count for what, count in actions.items() if what != REPEATED)
-    return actions.get(MATCHED, 0) / total if total else None
 
 
 def join_day(spec: DatasetSpec, day: str, lake: Lake, runner: Runner, task_rows: int = TASK_ROWS) -> JoinedDay:

@@ -16,7 +16,7 @@ The result depends on the rows alone, not on their order.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,6 +127,25 @@ def join(rules: Actions, impressions: pa.Table, actions: pa.Table, until: int, e
         actions=counts,
         unmatched=pa.concat_tables([_with_reasons(done, reasons), _without_key(actions, rules.key, until)]),
     )
+
+
+def match_counts(actions: Mapping[str, int]) -> tuple[int, int]:
+    """Returns how many actions counted, and how many there were; repeated ones are left out.
+
+    Args:
+        actions: Number of actions by outcome, such as `Joined.actions`.
+    """
+    return actions.get(MATCHED, 0), sum(count for what, count in actions.items() if what != REPEATED)
+
+
+def match_rate(actions: Mapping[str, int]) -> float | None:
+    """Returns the share of actions that counted; repeated ones are left out. None without actions.
+
+    >>> match_rate({"matched": 3, "no impression": 1, "repeated": 7})
+    0.75
+    """
+    matched, total = match_counts(actions)
+    return matched / total if total else None
 
 
 def look_back(rules: Actions) -> int:

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from upath import UPath
 
 from ml.joiner.blocks import SIDES
-from ml.joiner.join import LATE, MATCHED, NO_KEY, REPEATED
+from ml.joiner.join import LATE, NO_KEY, match_rate
 
 HOURS = 24
 
@@ -74,9 +74,7 @@ class StreamStatus:
     @property
     def match_rate(self) -> float | None:
         """Share of actions that counted for an example, without repeated ones; None without actions."""
-        found = self.actions
-        total = sum(count for what, count in found.items() if what != REPEATED)
-        return found.get(MATCHED, 0) / total if total else None
+        return match_rate(self.actions)
 
     @property
     def actions(self) -> dict[str, int]:

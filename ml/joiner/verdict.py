@@ -6,14 +6,12 @@ of the actions is missing. In both cases, impressions that were acted on would b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import erfc, sqrt
-from typing import Any
 
 from ml.catalog.spec import DatasetSpec
 from ml.days import trailing_days
-from ml.joiner.join import MATCHED, REPEATED
+from ml.joiner.join import match_counts
 from ml.lake import Lake
 from ml.stages import JOINED_EXAMPLES
 
@@ -64,8 +62,8 @@ def judge_day(spec: DatasetSpec, day: str, lake: Lake) -> JoinVerdict:
         for other in trailing_days(day, spec.expectations.recent_days)
         if lake.is_current(JOINED_EXAMPLES, spec.name, other, fingerprint)
     ]
-    matched, total = _counts(today["actions"])
-    recent_matched, recent_total = (sum(_counts(of["actions"])[n] for of in before) for n in (0, 1))
+    matched, total = match_counts(today["actions"])
+    recent_matched, recent_total = (sum(match_counts(of["actions"])[n] for of in before) for n in (0, 1))
     rate, recent = (m / n if n else None for m, n in ((matched, total), (recent_matched, recent_total)))
     p_value, reasons = 1.0, []
     if rate is not None and recent is not None:
@@ -85,11 +83,6 @@ def judge_day(spec: DatasetSpec, day: str, lake: Lake) -> JoinVerdict:
     impressions = rows + today["repeated"]
     repeated = today["repeated"] / impressions if impressions else 0.0
     return JoinVerdict(rate, recent, p_value, repeated, actions, tuple(reasons))
-
-
-def _counts(actions: Mapping[str, Any]) -> tuple[int, int]:
-    """Actions that counted, and all actions that are not repeated."""
-    return actions.get(MATCHED, 0), sum(count for what, count in actions.items() if what != REPEATED)
 
 
 def _p_value(matched: int, total: int, recent_matched: int, recent_total: int) -> float:
