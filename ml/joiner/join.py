@@ -98,15 +98,19 @@ def join(rules: Actions, impressions: pa.Table, actions: pa.Table, until: int, e
     is_first[1:] = (code[1:] != code[:-1]) | (time[1:] - time[:-1] >= rules.wait)
     first = order[is_first]  # in order of key and time
 
-    own = {name: _type_weights(rules, name, done) for name in rules.labels}
-    labels = {
-        name: _first_delay(codes, seen, np.sort(acted[~np.isnan(own[name])]), label.wait)
+    type_weights = {name: _type_weights(rules, name, done) for name in rules.labels}
+    delays = {
+        name: _first_delay(codes, seen, np.sort(acted[~np.isnan(type_weights[name])]), label.wait)
         for name, label in rules.labels.items()
     }
-    weights = {name: _weights(label, own[name], codes, seen, acted) for name, label in rules.labels.items() if label.weights}
+    weights = {
+        name: _max_weights(label, type_weights[name], codes, seen, acted)
+        for name, label in rules.labels.items()
+        if label.weights
+    }
     examples = order_by(shown, event_times(shown), first[first < len(shown)])
     rows = shown.take(pa.array(examples))
-    for name, delay in labels.items():
+    for name, delay in delays.items():
         rows = rows.append_column(name, pa.array((delay[examples] >= 0).astype(np.int64)))
         found = delay[examples]
         seconds = pa.array(found / MICROSECONDS_PER_SECOND, mask=found < 0)
@@ -114,14 +118,14 @@ def join(rules: Actions, impressions: pa.Table, actions: pa.Table, until: int, e
         if name in weights:
             rows = rows.append_column(weight_column(name), pa.array(weights[name][examples]))
 
-    held = _shown_weights(rules, labels, weights, len(shown), earlier)
-    held_first = {name: of[first] for name, of in held.items()}
-    counts, reasons = _judge(rules, codes, seen[first], held_first, own, done, acted, until)
+    shown_weights = _shown_weights(rules, delays, weights, len(shown), earlier)
+    first_weights = {name: of[first] for name, of in shown_weights.items()}
+    counts, reasons = _judge(rules, codes, seen[first], first_weights, type_weights, done, acted, until)
     if lost := int(np.count_nonzero(_inside(actions, until))) - int(np.count_nonzero(_inside(done, until))):
         counts[NO_KEY] += lost
     return Joined(
         examples=rows,
-        known=_known(rules, known, held),
+        known=_known(rules, known, shown_weights),
         repeated=int(np.count_nonzero(order[~is_first] < len(shown))),
         without_key=without_key,
         actions=counts,
@@ -175,13 +179,13 @@ def _first_delay(codes: KeyCodes, seen: NDArray[np.int64], acted: NDArray[np.int
     return delay
 
 
-def _weights(
-    label: ActionLabel, own: NDArray[np.float64], codes: KeyCodes, seen: NDArray[np.int64], acted: NDArray[np.int64]
+def _max_weights(
+    label: ActionLabel, type_weights: NDArray[np.float64], codes: KeyCodes, seen: NDArray[np.int64], acted: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Largest weight of an action that counts for each impression, 1.0 without one, float64 [M]."""
     weight = np.ones(len(seen))
     for value in sorted({label.weights.get(name, 1.0) for name in label.types}):
-        weight[_first_delay(codes, seen, np.sort(acted[own == value]), label.wait) >= 0] = value
+        weight[_first_delay(codes, seen, np.sort(acted[type_weights == value]), label.wait) >= 0] = value
     return weight
 
 
@@ -196,7 +200,7 @@ def _type_weights(rules: Actions, label: str, actions: pa.Table) -> NDArray[np.f
 
 def _shown_weights(
     rules: Actions,
-    labels: dict[str, NDArray[np.int64]],
+    delays: dict[str, NDArray[np.int64]],
     weights: dict[str, NDArray[np.float64]],
     count: int,
     earlier: pa.Table | None,
@@ -208,14 +212,14 @@ def _shown_weights(
     """
     found = {}
     for name in rules.labels:
-        held = np.where(labels[name] >= 0, weights.get(name, np.inf), -np.inf)
+        largest = np.where(delays[name] >= 0, weights.get(name, np.inf), -np.inf)
         if earlier is not None and len(earlier):
             shows = earlier[name].to_numpy().astype(bool) if name in earlier.column_names else np.ones(len(earlier), bool)
             of_name = weight_column(name)
-            # (blocks that were stored before blocks had weights have none)
+            # Blocks of earlier versions have no weights.
             weight = earlier[of_name].fill_null(np.inf).to_numpy() if of_name in earlier.column_names else np.inf
-            held[count:] = np.where(shows, weight, -np.inf)
-        found[name] = held
+            largest[count:] = np.where(shows, weight, -np.inf)
+        found[name] = largest
     return found
 
 
@@ -223,8 +227,8 @@ def _judge(
     rules: Actions,
     codes: KeyCodes,
     first: NDArray[np.int64],
-    held: dict[str, NDArray[np.float64]],
-    own: dict[str, NDArray[np.float64]],
+    first_weights: dict[str, NDArray[np.float64]],
+    type_weights: dict[str, NDArray[np.float64]],
     actions: pa.Table,
     acted: NDArray[np.int64],
     until: int,
@@ -243,12 +247,12 @@ def _judge(
     before = (at + 1 < len(first)) & (codes.split(first[following])[0] == code) if len(first) else after
     listed, in_time, is_late = (np.zeros(len(actions), bool) for _ in range(3))
     for name, label in rules.labels.items():
-        typed = ~np.isnan(own[name])
+        typed = ~np.isnan(type_weights[name])
         now = typed & after & (time - there_time < label.wait)
         listed |= typed
         in_time |= now
         if len(first):
-            is_late |= now & (own[name] > held[name][np.maximum(at, 0)])
+            is_late |= now & (type_weights[name] > first_weights[name][np.maximum(at, 0)])
     near = after & (time - there_time < look_back(rules))
     verdict[:] = NO_IMPRESSION
     verdict[before] = BEFORE
@@ -280,8 +284,8 @@ def _inside(actions: pa.Table, until: int) -> NDArray[np.bool_]:
     return event_times(actions) < until
 
 
-def _known(rules: Actions, known: pa.Table, held: dict[str, NDArray[np.float64]]) -> pa.Table:
-    for name, weight in held.items():
+def _known(rules: Actions, known: pa.Table, shown_weights: dict[str, NDArray[np.float64]]) -> pa.Table:
+    for name, weight in shown_weights.items():
         known = known.append_column(name, pa.array((weight > -np.inf).astype(np.int8)))
         if rules.labels[name].weights:
             known = known.append_column(weight_column(name), pa.array(weight))

@@ -184,6 +184,7 @@ class JoinProcessor(StatefulProcessor):
                 found = self._blocks.getValue((bucket, side, number))
                 assert found is not None
                 tables.append(unpack(bytes(found[0])))
+        # Blocks of earlier versions have no weights.
         return pa.concat_tables(tables, promote_options="default") if tables else None
 
     def _delete(self, state: _State, side: int, buckets: Iterable[int]) -> None:
