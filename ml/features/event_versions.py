@@ -47,28 +47,29 @@ def add_changes(spec: DatasetSpec, stored: pa.Table, now: EventLog, arrived: int
     Returns:
         The events of `stored`, and the new ones, in time order. Events of one instant are in the order in which they arrived.
     """
-    fresh = [field for field in now.rows.schema if field.name not in stored.column_names]
+    new_columns = [field for field in now.rows.schema if field.name not in stored.column_names]
     shared = [name for name in now.rows.column_names if name in stored.column_names and name != ARRIVED]
-    for field in fresh:
+    for field in new_columns:
         stored = stored.append_column(field, pa.nulls(len(stored), field.type))
     before = EventLog.of(spec, stored).rows
     current = np.flatnonzero(before[REPLACED].is_null().to_numpy())
     old, new = _identities(before.take(pa.array(current)), shared), _identities(now.rows, shared)
     _, both_old, both_new = np.intersect1d(old, new, assume_unique=True, return_indices=True)
-    place = np.full(len(before), -1)  # of each event among those of the log
-    place[current[both_old]] = both_new
-    for field in fresh:
-        before = _with(before, field.name, now.rows[field.name].take(pa.array(place, mask=place < 0)))
-    gone, come = np.setdiff1d(current, current[both_old]), np.setdiff1d(np.arange(len(new)), both_new)
-    lost, added = before.take(pa.array(gone)), now.rows.take(pa.array(come))
+    # Position of each event in the log, or -1.
+    position = np.full(len(before), -1)
+    position[current[both_old]] = both_new
+    for field in new_columns:
+        before = _replace_column(before, field.name, now.rows[field.name].take(pa.array(position, mask=position < 0)))
+    removed, added = np.setdiff1d(current, current[both_old]), np.setdiff1d(np.arange(len(new)), both_new)
+    removed_rows, added_rows = before.take(pa.array(removed)), now.rows.take(pa.array(added))
     unlabelled = [name for name in shared if name not in _label_columns(spec)]
-    corrected = gone[np.isin(_identities(lost, unlabelled), _identities(added, unlabelled))]
+    corrected = removed[np.isin(_identities(removed_rows, unlabelled), _identities(added_rows, unlabelled))]
     is_replaced = np.isin(np.arange(len(before)), corrected)
     ends = pa.array(np.where(is_replaced, arrived, 0), mask=~is_replaced)
-    kept = _with(before, REPLACED, before[REPLACED].combine_chunks().fill_null(ends))
-    rows = pa.concat_tables([kept, _with(added, ARRIVED, pa.array(np.full(len(added), arrived)))])
+    kept = _replace_column(before, REPLACED, before[REPLACED].combine_chunks().fill_null(ends))
+    rows = pa.concat_tables([kept, _replace_column(added_rows, ARRIVED, pa.array(np.full(len(added_rows), arrived)))])
     order = np.argsort(rows[EVENT_TIME].to_numpy(), kind="stable")
-    return ChangedEvents(EventLog(rows.take(pa.array(order)).combine_chunks()), len(gone) - len(corrected))
+    return ChangedEvents(EventLog(rows.take(pa.array(order)).combine_chunks()), len(removed) - len(corrected))
 
 
 def _label_columns(spec: DatasetSpec) -> set[str]:
@@ -76,7 +77,7 @@ def _label_columns(spec: DatasetSpec) -> set[str]:
     return {rule.column for rule in spec.label_rules} | set(spec.action_columns)
 
 
-def _with(rows: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+def _replace_column(rows: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
     return rows.set_column(rows.schema.get_field_index(name), name, values)
 
 
