@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ml.catalog.spec import DatasetSpec, FeatureTable
 from ml.days import trailing_days
 from ml.features.hashing import combine, hash_values
-from ml.features.point_in_time.windows import EVER
+from ml.features.point_in_time.windows import EVER, NEVER_REPLACED
 from ml.schema import ARROW_TYPES, EVENT_TIME
 
 ARRIVED = "arrived"
@@ -99,10 +99,10 @@ def known_at(events: pa.Table, delay: int) -> NDArray[np.int64]:
 def known_until(events: pa.Table, delay: int) -> NDArray[np.int64]:
     """Returns the instants from which events no longer count (int64 [E]): when the version that replaces them is known.
 
-    Events that are not replaced count indefinitely (`EVER`). If none is replaced, the array is empty.
+    Events that are not replaced count indefinitely (`EVER`). If none is replaced, the array is empty (`NEVER_REPLACED`).
     """
     if events[REPLACED].null_count == len(events):
-        return np.zeros(0, np.int64)
+        return NEVER_REPLACED
     replaced = events[REPLACED].fill_null(EVER).to_numpy()
     return np.maximum(events[EVENT_TIME].to_numpy() + delay, replaced)
 

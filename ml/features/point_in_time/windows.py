@@ -70,7 +70,7 @@ class Timeline:
         return cls(keys[order], time[order], known[order], order, delay, until[order] if len(until) else until)
 
     @cached_property
-    def special(self) -> NDArray[np.int64]:
+    def irregular(self) -> NDArray[np.int64]:
         """Positions of the events that are known later than `delay` after their time, or were replaced; ascending."""
         is_late = self.known > self.time + self.delay
         return np.flatnonzero(is_late | (self.until < EVER) if len(self.until) else is_late)
@@ -101,7 +101,7 @@ class Timeline:
         Returns:
             int64 [N].
         """
-        return _counts(*self.ranges(keys), self.time, self.known, self.until, self.special, at, span, self.delay)
+        return _counts(*self.ranges(keys), self.time, self.known, self.until, self.irregular, at, span, self.delay)
 
     def sum(self, keys: NDArray[np.int64], at: NDArray[np.int64], span: int, sums: RunningSums) -> NDArray[np.float64]:
         """Adds up the weights of the events that `count` counts.
@@ -118,7 +118,7 @@ class Timeline:
             float64 [N].
         """
         of = sums.weights, sums.high, sums.low
-        return _sums(*self.ranges(keys), self.time, self.known, self.until, self.special, *of, at, span, self.delay)
+        return _sums(*self.ranges(keys), self.time, self.known, self.until, self.irregular, *of, at, span, self.delay)
 
     def last(
         self, keys: NDArray[np.int64], at: NDArray[np.int64], span: int, most: int
@@ -186,16 +186,16 @@ def is_known(known, until, n, at):  # type: ignore[no-untyped-def]
 
 
 @jit(nogil=True)
-def _counts(starts, ends, time, known, until, special, at, span, delay):  # type: ignore[no-untyped-def]
+def _counts(starts, ends, time, known, until, irregular, at, span, delay):  # type: ignore[no-untyped-def]
     out = np.zeros(len(at), np.int64)
     for i in range(len(at)):
         first, last = _window(starts[i], ends[i], time, at[i], span, delay)
         if last <= first:
             continue
         out[i] = last - first
-        if len(special):
-            for n in range(np.searchsorted(special, first), np.searchsorted(special, last)):
-                out[i] -= not is_known(known, until, special[n], at[i])
+        if len(irregular):
+            for n in range(np.searchsorted(irregular, first), np.searchsorted(irregular, last)):
+                out[i] -= not is_known(known, until, irregular[n], at[i])
     return out
 
 
@@ -216,17 +216,17 @@ def _running(weights):  # type: ignore[no-untyped-def]
 
 
 @jit(nogil=True)
-def _sums(starts, ends, time, known, until, special, weights, high, low, at, span, delay):  # type: ignore[no-untyped-def]
+def _sums(starts, ends, time, known, until, irregular, weights, high, low, at, span, delay):  # type: ignore[no-untyped-def]
     out = np.zeros(len(at))
     for i in range(len(at)):
         first, last = _window(starts[i], ends[i], time, at[i], span, delay)
         if last <= first:
             continue
         total, rest = _add(high[last], low[last] - low[first], -high[first])
-        if len(special):
-            for n in range(np.searchsorted(special, first), np.searchsorted(special, last)):
-                if not is_known(known, until, special[n], at[i]):
-                    total, rest = _add(total, rest, -weights[special[n]])
+        if len(irregular):
+            for n in range(np.searchsorted(irregular, first), np.searchsorted(irregular, last)):
+                if not is_known(known, until, irregular[n], at[i]):
+                    total, rest = _add(total, rest, -weights[irregular[n]])
         out[i] = total + rest
     return out
 
