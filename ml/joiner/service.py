@@ -23,7 +23,7 @@ from ml.joiner.processor import COUNTS, EXAMPLES, LATE, OUTPUT, READ, STATE, UNM
 from ml.joiner.read_files import record
 from ml.joiner.source import STOP, JoinerSource
 from ml.joiner.spool import Spool, delete_spool, merge_examples, merge_rows
-from ml.joiner.status import StreamStatus, next_hours, next_totals
+from ml.joiner.status import StreamStatus, next_hourly_totals, next_totals
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -122,7 +122,7 @@ def _status(
         before=before,
         ended=any(of["ended"] for of in states),
         ahead=max([of["ahead"] for of in states], default=0),
-        hours=next_hours(last, before, now),
+        hourly_totals=next_hourly_totals(last, before, now),
     )
 
 

@@ -22,6 +22,7 @@ from ml.joiner.blocks import SIDES
 from ml.joiner.join import LATE, NO_KEY, match_rate
 
 HOURS = 24
+_HOURLY_TOTALS = "hours"  # their name in files
 
 
 def joiner_folder(root: UPath) -> UPath:
@@ -49,7 +50,8 @@ class StreamStatus:
         before: The totals before this batch, from which it is counted again if it is repeated.
         ended: Whether the batch has ended the stream: everything was joined.
         ahead: Microseconds by which one file is ahead of the others of its log, if the watermark waits for a second one; or 0.
-        hours: The last `HOURS` hours, numbered since 1970, in which batches were written, and the totals before each of them.
+        hourly_totals: The last `HOURS` hours, numbered since 1970, in which batches were written, and the totals before each of
+            them. Files name them `hours`.
     """
 
     batch: int
@@ -63,12 +65,12 @@ class StreamStatus:
     before: dict[str, int] = field(default_factory=dict)
     ended: bool = False
     ahead: int = 0
-    hours: list[tuple[int, dict[str, int]]] = field(default_factory=list)
+    hourly_totals: list[tuple[int, dict[str, int]]] = field(default_factory=list)
 
     @property
     def recent(self) -> StreamStatus:
         """The status with the counts of the last `HOURS` hours instead of totals. Faults are judged by it."""
-        earlier = Counter(self.hours[0][1] if self.hours else {})
+        earlier = Counter(self.hourly_totals[0][1] if self.hourly_totals else {})
         return replace(self, counts=dict(Counter(self.counts) - earlier))
 
     @property
@@ -113,7 +115,9 @@ class StreamStatus:
     def write(self, folder: UPath) -> None:
         """Stores the status in a folder, which exists."""
         staged = folder / ".status.json"
-        staged.write_text(json.dumps(asdict(self), indent=1))
+        values = asdict(self)
+        values[_HOURLY_TOTALS] = values.pop("hourly_totals")
+        staged.write_text(json.dumps(values, indent=1))
         staged.rename(folder / "status.json")
 
     @classmethod
@@ -123,7 +127,8 @@ class StreamStatus:
             found = json.loads((folder / "status.json").read_text())
         except FileNotFoundError:
             return None
-        return cls(**found | {"hours": [(hour, counts) for hour, counts in found.get("hours", [])]})
+        hourly_totals = [(hour, counts) for hour, counts in found.pop(_HOURLY_TOTALS, [])]
+        return cls(**found, hourly_totals=hourly_totals)
 
 
 def next_totals(last: StreamStatus | None, batch: int) -> Counter[str]:
@@ -133,8 +138,8 @@ def next_totals(last: StreamStatus | None, batch: int) -> Counter[str]:
     return Counter(last.counts if last.batch < batch else last.before)
 
 
-def next_hours(last: StreamStatus | None, before: dict[str, int], now: float) -> list[tuple[int, dict[str, int]]]:
-    """Returns `StreamStatus.hours` of a batch.
+def next_hourly_totals(last: StreamStatus | None, before: dict[str, int], now: float) -> list[tuple[int, dict[str, int]]]:
+    """Returns `StreamStatus.hourly_totals` of a batch.
 
     Args:
         last: The status before it.
@@ -142,5 +147,5 @@ def next_hours(last: StreamStatus | None, before: dict[str, int], now: float) ->
         now: When the batch is written, in seconds since 1970 UTC.
     """
     hour = int(now // 3600)
-    kept = [(of, counts) for of, counts in (last.hours if last else []) if of > hour - HOURS]
+    kept = [(of, counts) for of, counts in (last.hourly_totals if last else []) if of > hour - HOURS]
     return kept if kept and kept[-1][0] >= hour else [*kept, (hour, before)]

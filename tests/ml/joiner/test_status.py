@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from upath import UPath
 
 from ml.joiner.read_files import ReadFiles, record
-from ml.joiner.status import StreamStatus, next_hours, next_totals
+from ml.joiner.status import StreamStatus, next_hourly_totals, next_totals
 from ml.joiner.stream_faults import stream_faults, stuck
 from tests.helpers.joined_logs import feed
 
@@ -87,12 +88,23 @@ def test_a_repeated_batch_is_not_counted_twice(tmp_path: Path) -> None:
     assert status(1, counts={"action: matched": 3, "action: late": 1, "late actions": 2}).late == 3
 
 
+def test_the_file_of_a_status_has_the_names_of_earlier_versions(tmp_path: Path) -> None:
+    last = status(1, hourly_totals=[(5, {"examples": 2})])
+    last.write(UPath(tmp_path))
+    path = tmp_path / "status.json"
+    stored = json.loads(path.read_text())
+    assert list(stored)[-1] == "hours" and stored["hours"] == [[5, {"examples": 2}]]
+    assert StreamStatus.read(UPath(tmp_path)) == last
+    path.write_text(json.dumps({name: value for name, value in stored.items() if name not in ("hours", "ahead")}))
+    assert StreamStatus.read(UPath(tmp_path)) == status(1), "of a version without the last hours"
+
+
 def test_late_and_quarantined_events_are_judged_by_the_last_hours(tmp_path: Path) -> None:
     spec, hour = feed(), int(NOW // 3600)
     assert spec.expectations.quarantine_rate.max
     old = {"impressions": 90_000_000, "actions": 10_000_000}
     burst = old | {"actions": 11_000_000, "late actions": 900_000, "quarantined: bad JSON": 700_000}
-    later = status(1, counts=burst, hours=[(hour, old)])
+    later = status(1, counts=burst, hourly_totals=[(hour, old)])
     assert later.late_share < 0.01 and later.recent.late_share == 0.9 and later.counts == burst
     found = stream_faults(spec, UPath(tmp_path), later, NOW)
     assert found["late"].startswith("900,000 events are late in the 24 hours before the last batch")
@@ -101,7 +113,7 @@ def test_late_and_quarantined_events_are_judged_by_the_last_hours(tmp_path: Path
     )
 
     bad = {"impressions": 1000, "late impressions": 900, "quarantined: bad JSON": 800}
-    recovered = status(1, counts=bad | {"impressions": 9000}, hours=[(hour, bad)])
+    recovered = status(1, counts=bad | {"impressions": 9000}, hourly_totals=[(hour, bad)])
     assert recovered.late_share > 0.01 and stream_faults(spec, UPath(tmp_path), recovered, NOW) == {}
     assert "late" in stream_faults(spec, UPath(tmp_path), status(1, counts=bad), NOW), "the first hours are judged too"
 
@@ -110,13 +122,13 @@ def test_the_last_hours_begin_with_the_totals_before_them(tmp_path: Path) -> Non
     last, started = None, 500_000
     for hour in (0, 0, 1, 5, 23, 24, 30, 100):
         total = last.counts["examples"] if last else 0
-        hours = next_hours(last, {"examples": total}, (started + hour) * 3600 + 1800.0)
-        status(1, counts={"examples": total + 1}, hours=hours).write(UPath(tmp_path))
+        hours = next_hourly_totals(last, {"examples": total}, (started + hour) * 3600 + 1800.0)
+        status(1, counts={"examples": total + 1}, hourly_totals=hours).write(UPath(tmp_path))
         last = StreamStatus.read(UPath(tmp_path))
         assert last
-        assert next_hours(last, {"examples": total}, (started + hour) * 3600 + 1900.0) == hours, "the batch is repeated"
+        assert next_hourly_totals(last, {"examples": total}, (started + hour) * 3600 + 1900.0) == hours, "the batch is repeated"
         if hour == 23:
-            assert last.hours == [(started + of, {"examples": n}) for of, n in ((0, 0), (1, 2), (5, 3), (23, 4))]
+            assert last.hourly_totals == [(started + of, {"examples": n}) for of, n in ((0, 0), (1, 2), (5, 3), (23, 4))]
             assert last.recent.counts == {"examples": 5}
         if hour == 24:
             assert last.recent.counts == {"examples": 4}, "the batches of the first hour no longer count"
