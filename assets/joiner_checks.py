@@ -46,7 +46,7 @@ def build_joiner_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
             "recent_match_rate": shown.recent,
             "p_value": shown.p_value,
             "repeated_share": shown.repeated,
-            "actions_per_example": shown.actions,
+            "actions_per_example": shown.actions_per_example,
         }
         yield result_of_days(failing, values, shown.reasons, dg.AssetCheckSeverity.ERROR, MATCH_RATE, asset)
 

@@ -1,6 +1,6 @@
 """Judges the join of a day against recent days.
 
-A fall of the match rate means that the logs no longer match. A fall of the number of actions per impression means that a part
+A fall of the match rate means that the logs no longer match. A fall of the number of actions per example means that a part
 of the actions is missing. In both cases, impressions that were acted on would be trained on as negatives.
 """
 
@@ -17,8 +17,9 @@ from ml.stages import JOINED_EXAMPLES
 
 MAX_FALL = 0.2
 """Largest fall of the match rate that passes, as a share of the match rate of recent days."""
+# A choice, not measured: larger than usual differences between the days of a week.
 MAX_LOSS = 0.4
-"""Largest fall of the number of actions per impression that passes, as a share of that of recent days."""
+"""Largest fall of the number of actions per example that passes, as a share of that of recent days."""
 MAX_P = 0.001
 """A fall that noise explains with at least this probability passes."""
 
@@ -32,7 +33,7 @@ class JoinVerdict:
         recent: The same of the days before it together; None without such days.
         p_value: Probability of so low a rate, or a lower one, if the day were like the recent days; 1.0 without them.
         repeated: Share of the day's impressions that repeat another one.
-        actions: The day's actions per example, without repeated ones; None without examples.
+        actions_per_example: The day's actions per example, without repeated ones; None without examples.
         reasons: Why the day fails; empty if it passes.
     """
 
@@ -40,7 +41,7 @@ class JoinVerdict:
     recent: float | None
     p_value: float
     repeated: float
-    actions: float | None
+    actions_per_example: float | None
     reasons: tuple[str, ...]
 
 
@@ -74,11 +75,13 @@ def judge_day(spec: DatasetSpec, day: str, lake: Lake) -> JoinVerdict:
         p_value, reasons = 0.0, ["there are no actions, but there were some on the days before"]
     rows, recent_rows = today["rows"], sum(of["rows"] for of in before)
     actions, recent_actions = (n / of if of else None for n, of in ((total, rows), (recent_total, recent_rows)))
-    has_fallen = actions and recent_actions and actions < (1 - MAX_LOSS) * recent_actions
+    # The reason for a day without any actions is above.
+    has_fallen = actions is not None and recent_actions is not None and 0 < actions < (1 - MAX_LOSS) * recent_actions
     if has_fallen and _p_value(total, total + rows, recent_total, recent_total + recent_rows) < MAX_P:
         reasons.append(
             f"there are {actions:.4f} actions per example ({total:,} and {rows:,}), and there were {recent_actions:.4f} on the "
-            f"{len(before)} days before ({recent_total:,} and {recent_rows:,}): actions are missing, or impressions too many"
+            f"{len(before)} days before ({recent_total:,} and {recent_rows:,}): some actions are missing, or there are "
+            "too many impressions"
         )
     impressions = rows + today["repeated"]
     repeated = today["repeated"] / impressions if impressions else 0.0

@@ -57,5 +57,5 @@ def test_a_day_that_has_lost_half_of_its_actions_fails(actions: int, rows: int, 
     assert bool(found.reasons) is fails
     assert not fails or found.reasons == (
         "there are 0.0500 actions per example (50 and 1,000), and there were 0.1000 on the 2 days before (200 and 2,000): "
-        "actions are missing, or impressions too many",
+        "some actions are missing, or there are too many impressions",
     )
