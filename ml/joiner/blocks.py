@@ -56,7 +56,7 @@ def max_example_delay(rules: Actions) -> int:
     return Layout.of(rules, 1).bucket + rules.wait + rules.lateness
 
 
-def packed(table: pa.Table) -> Iterator[tuple[int, bytes]]:
+def pack_blocks(table: pa.Table) -> Iterator[tuple[int, bytes]]:
     """Serialises a table as blocks of about `BLOCK_BYTES`.
 
     Yields:

@@ -17,7 +17,7 @@ from pyspark.sql.streaming.stateful_processor import StatefulProcessor, Stateful
 
 from ml.catalog.actions import Actions
 from ml.catalog.log_spec import LogSpec
-from ml.joiner.blocks import ACTIONS, IMPRESSIONS, SIDES, Layout, packed, unpack
+from ml.joiner.blocks import ACTIONS, IMPRESSIONS, SIDES, Layout, pack_blocks, unpack
 from ml.joiner.join import join, look_back
 from ml.joiner.keys import event_times
 from ml.joiner.source import END
@@ -169,7 +169,7 @@ class JoinProcessor(StatefulProcessor):
         for side in (IMPRESSIONS, ACTIONS):
             self._delete(state, side, [bucket])
         self._delete(state, _KNOWN, [int(b) for b in state.blocks[_KNOWN] if int(b) < bucket + 1 - back])
-        for rows, payload in packed(known):
+        for rows, payload in pack_blocks(known):
             self._store(state, bucket, _KNOWN, rows, payload)
 
     def _store(self, state: _State, bucket: int, side: int, rows: int, payload: bytes) -> None:

@@ -19,7 +19,7 @@ from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPart
 from upath import UPath
 
 from ml.catalog.log_spec import LogSpec
-from ml.joiner.blocks import ARROW_BATCH_BYTES, IMPRESSIONS, SIDES, Layout, divide, packed
+from ml.joiner.blocks import ARROW_BATCH_BYTES, IMPRESSIONS, SIDES, Layout, divide, pack_blocks
 from ml.joiner.join import NO_KEY
 from ml.joiner.keys import event_times, without_nulls
 from ml.joiner.read_files import ReadFiles
@@ -225,7 +225,7 @@ def read_file(source: StreamInput, read: StreamFile) -> Iterator[pa.RecordBatch]
             counts["out of range"] += block.before + block.after
             newest, rows, size = _newest(usable), list[_Packed](), 0
             for part, bucket, of in divide(usable, source.key, source.layout):
-                for number, data in packed(of):
+                for number, data in pack_blocks(of):
                     rows.append((part, bucket, number, data))
                     size += len(data)
                     if size >= ARROW_BATCH_BYTES:

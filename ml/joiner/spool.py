@@ -63,7 +63,7 @@ class Spool:
         return f"{self.folder}/{what}-{bucket}-{part}-{os.urandom(8).hex()}"
 
 
-def merge_examples(folder: UPath, start: str, spooled: Iterable[str]) -> None:
+def merge_examples(folder: UPath, prefix: str, spooled: Iterable[str]) -> None:
     """Merges the examples of all partitions in time order. The names of the files sort in time order too.
 
     The files depend on the rows alone, so a batch that is repeated writes the same ones. Memory holds copies of the rows of one
@@ -71,7 +71,7 @@ def merge_examples(folder: UPath, start: str, spooled: Iterable[str]) -> None:
 
     Args:
         folder: Folder of the examples.
-        start: Beginning of the names of the batch's files.
+        prefix: Beginning of the names of the batch's files.
         spooled: What `Spool.write_examples` has returned.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def merge_examples(folder: UPath, start: str, spooled: Iterable[str]) -> None:
         rows, size = rows + count, size + nbytes
     part_rows = _rows_within(size, rows, PART_ROWS, PART_BYTES, FEWEST_ROWS)
     for number, part in enumerate(plan_parts(runs, part_rows)):
-        name = f"{start}-{number:04d}.parquet"
+        name = f"{prefix}-{number:04d}.parquet"
         staged = folder / f".{name}"
         write_part((str(staged), part))
         staged.rename(folder / name)

@@ -177,19 +177,19 @@ def _keyed(
 ) -> tuple[pa.Table, dict[str, NDArray[np.bool_]]]:
     """Adds the columns of the key to joined rows, and returns which rows are positive, bool [N] by type of actions."""
     n = len(block)
-    all_positive = _positive(spec, block)
-    positive = all_positive[ACTION]
+    positive = _positive(spec, block)
+    is_main = positive[ACTION]
     # A request of a log with negatives begins with its positive.
-    request = np.cumsum(positive) - 1 if spec.label.negatives else np.arange(n)
+    request = np.cumsum(is_main) - 1 if spec.label.negatives else np.arange(n)
     numbers = (request + first).astype(np.uint64) + np.uint64(derive_seed(seed, "requests"))
     block = block.append_column(REQUEST, pa.array(mix64_array(numbers).view(np.int64)))
     if spec.label.negatives:
-        starts = np.flatnonzero(positive)
+        starts = np.flatnonzero(is_main)
         order = np.lexsort((rng.random(n), request))  # a random order of the items of each request
         position = np.empty(n, np.int64)
         position[order] = np.arange(n) - starts[request]
         block = block.append_column(POSITION, pa.array(position))
-    return block, all_positive
+    return block, positive
 
 
 def _positive(spec: DatasetSpec, block: pa.Table) -> dict[str, NDArray[np.bool_]]:
