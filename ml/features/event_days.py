@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
@@ -92,13 +93,16 @@ def _stored(spec: DatasetSpec, day: str, lake: Lake) -> pa.Table | None:
     """
     if not lake.has(FEATURE_TABLES, spec.name, day):
         return None
-    rows = pa.concat_tables([read_parquet(part) for part in event_parts(lake, spec.name, day)])
+    parts = event_parts(lake, spec.name, day)
     types = spec.source.columns | spec.action_columns
-    columns = [name for name in rows.column_names if name not in (EVENT_TIME, ARRIVED, REPLACED)]
+    with UPath(parts[0]).open("rb") as file:
+        columns = [name for name in pq.read_schema(file).names if name not in (EVENT_TIME, ARRIVED, REPLACED)]
     if not types.keys() >= set(columns):
         return None
     fingerprint = spec.events_fingerprint({name: types[name] for name in columns})
-    return rows if lake.is_current(FEATURE_TABLES, spec.name, day, fingerprint) else None
+    if not lake.is_current(FEATURE_TABLES, spec.name, day, fingerprint):
+        return None
+    return pa.concat_tables([read_parquet(part) for part in parts])
 
 
 def event_parts(lake: Lake, dataset: str, day: str) -> list[str]:
