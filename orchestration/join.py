@@ -37,7 +37,7 @@ HEADER = (
 POLL_SECONDS = 1.0
 CHECK_SECONDS = 60.0
 INTAKE_SECONDS = 30.0
-"""How long a batch of records of Kafka is waited for when the join stops. Without a broker it would not end."""
+"""Longest wait for a Kafka batch when the join stops. Without a broker, the batch never ends."""
 
 
 def line(status: StreamStatus) -> str:
@@ -122,6 +122,7 @@ def join_stream(spec: DatasetSpec, root: UPath, ends: bool, console: Console) ->
         console.print(HEADER)
         queries = [query, *intake]
         _watch(joining, [query] if ends else queries, stop, console)
+        # Without Ctrl-C (a failure, or --ends), the first Ctrl-C interrupts.
         at_once = stop.again if stop.is_set() else stop
         if stop.is_set() and is_busy(query):
             console.print("stopping after the batch in progress; Ctrl-C again stops at once, and the next start repeats it")

@@ -79,7 +79,7 @@ def write_event_day(spec: DatasetSpec, day: str, lake: Lake) -> EventDay:
     late = int(np.count_nonzero(rows[ARRIVED].to_numpy())) - corrected  # each correction adds a version
     done = EventDay(len(rows) - corrected, late, removed, corrected)
     with lake.write(FEATURE_TABLES, spec.name, day) as staging:
-        # A day without corrections has the bytes from before there were any.
+        # Days without corrections keep the format without `replaced_at`.
         write_table(rows if corrected else rows.drop_columns([REPLACED]), staging / "rows" / "part-00000.parquet")
         stats = {name: count for name, count in asdict(done).items() if corrected or name != "corrected"}
         lake.write_manifest(staging, stats | {"fingerprint": fingerprint} | made_from)

@@ -82,7 +82,7 @@ def stuck(root: UPath, status: StreamStatus | None, lateness: int, now: float | 
             found[f"{side} silent"] = f"{side}: no file has arrived, {silent}"
         elif age is not None and age - newest > max(lateness / 1e6, STUCK_SECONDS):
             found[f"{side} silent"] = f"{side}: no file has arrived for {age:.0f} s, {silent}"
-    # (a file that covers an hour is an hour ahead of the one before, until the next arrives an hour later)
+    # With hourly files, each file is an hour ahead until the next one arrives. Warn after twice that time.
     if status and status.ahead and now - written > max(STUCK_SECONDS, 2 * status.ahead / 1e6):
         found["ahead"] = (
             f"the times of one file are {status.ahead / 1e6:,.0f} s ahead of the other files of its log, and no second "

@@ -67,6 +67,7 @@ def test_memory_for_the_merge_does_not_grow_with_the_partitions_that_a_file_need
         tracemalloc.stop()
     assert len(list((tmp_path / "examples").iterdir())) > 4
     assert peak <= PART_BYTES + 2 * partitions * RUN_BATCH_BYTES, "a file of examples, and two batches of each run"
+    assert peak > PART_BYTES // 2, "the batches of a file are counted"
 
 
 def test_a_batch_without_examples_writes_none(tmp_path: Path) -> None:
