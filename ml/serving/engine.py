@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from ml.catalog.spec import DatasetSpec
 from ml.serving.clock import Clock
-from ml.serving.journal import ACTIONS, Journal, let_count
+from ml.serving.journal import ACTIONS, Journal
 from ml.serving.models import ServedModel
+from ml.serving.observing import observe_stored
 from ml.serving.processes.event_store import RemoteEvents
 from ml.serving.ranker import NAME, ServedRanker
 from ml.serving.recommender import Recommender
@@ -88,7 +89,7 @@ class Engine:
         stored = self.journal.append(given, now)
         for log, rows in stored.items():
             if log != ACTIONS:
-                let_count(self.observe, rows)
+                observe_stored(self.observe, rows)
         return {log: len(rows) for log, rows in stored.items()}
 
     def catch_up(self) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from ml.catalog.spec import DatasetSpec
-from ml.serving.journal import ACTIONS, Journal, JournalFull, let_count, logs_of, read_events
+from ml.serving.journal import ACTIONS, Journal, JournalFull, logs_of
+from ml.serving.journal_publisher import read_events
+from ml.serving.observing import observe_stored
 from ml.serving.processes.event_feed import EventFeed
 
 _log = logging.getLogger("evergreen")
@@ -71,7 +73,10 @@ class EventStore:
                 self._feed.append(self._waiting[0])
                 del self._waiting[0]
         except (OSError, MemoryError) as error:  # of the shared memory, or of Arrow
-            _log.warning("%d lots of stored events do not count for requests yet: %s", len(self._waiting), error)
+            _log.warning(
+                "%d batches of events were stored, but could not be added to the live state of all processes yet: %s",
+                *(len(self._waiting), error),
+            )
 
 
 class RemoteEvents:
@@ -113,7 +118,7 @@ class RemoteEvents:
         """
         with self._delivering:
             for rows in self._feed.new():
-                let_count(observe, rows)
+                observe_stored(observe, rows)
 
     def ask(self, what: str, *arguments: Any) -> Any:
         """Send a question to the other process and return the answer, or raise what it has raised."""

@@ -20,7 +20,8 @@ from ml.disk import fsync
 from ml.online.stream import Position, StreamFolder
 from ml.parquet import write_table
 from ml.serving.event_rows import WrongEvent
-from ml.serving.journal import JOURNAL, Journal, JournalFull
+from ml.serving.journal import Journal, JournalFull
+from ml.serving.journal_publisher import JOURNAL
 from tests.helpers.joined_logs import feed
 from tests.helpers.kiosk_lake import END, spec_of
 
@@ -136,7 +137,7 @@ def test_refused_events_are_not_published_after_the_disk_could_not_be_written(
 
     with monkeypatch.context() as patch:
         patch.setattr("ml.serving.journal.os.fsync", second_fails)
-        patch.setattr("ml.serving.journal.os.truncate", read_only)
+        patch.setattr("ml.serving.journal_publisher.os.truncate", read_only)
         with pytest.raises(JournalFull, match="events cannot be stored: Input/output error"):
             held.append({"impressions": [shown], "actions": [action]}, now=END)
         held.rotate(at_once=True)
@@ -155,7 +156,7 @@ def test_events_that_could_not_be_published_are_published_later(tmp_path: Path, 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ml.serving.journal.write_table", full)
+        patch.setattr("ml.serving.journal_publisher.write_table", full)
         held.rotate(at_once=True)
     held.append({"examples": [{"item": 2}]}, now=END)
     held.rotate()
@@ -217,7 +218,7 @@ def test_why_a_journal_waits_is_logged_once(
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ml.serving.journal.write_table", full)
+        patch.setattr("ml.serving.journal_publisher.write_table", full)
         for item in (1, 2, 3):
             held.append({"examples": [{"item": item}]}, now=END)
             held.rotate(at_once=True)
@@ -243,7 +244,7 @@ def test_an_older_journal_that_waits_for_the_disk_is_published_before_newer_ones
             raise OSError(errno.ENOSPC, "No space left on device")
         write_table(rows, path)
 
-    monkeypatch.setattr("ml.serving.journal.write_table", write)
+    monkeypatch.setattr("ml.serving.journal_publisher.write_table", write)
     steps = [partial(store, 1), partial(store, 2), full.clear, held.rotate]
     assert followed(tmp_path, *steps) == ([1, 2], Counter())
 
@@ -258,7 +259,7 @@ def test_a_clock_that_is_set_back_leaves_events_readable(
         for read in (tmp_path / "examples").glob("*.parquet"):
             if deleted:
                 read.unlink()
-        monkeypatch.setattr("ml.serving.journal.time.time_ns", lambda: 10**18 - item)
+        monkeypatch.setattr("ml.serving.journal_publisher.time.time_ns", lambda: 10**18 - item)
         own = journal(tmp_path) if restarted else held
         own.append({"examples": [{"item": item}]}, now=END - 100 + item)
         own.rotate(at_once=True)
@@ -333,8 +334,8 @@ def test_the_new_name_of_a_journal_is_on_disk_before_its_file(tmp_path: Path, mo
         assert number in path
         write_table(rows, path)
 
-    monkeypatch.setattr("ml.serving.journal.fsync", noting)
-    monkeypatch.setattr("ml.serving.journal.write_table", write)
+    monkeypatch.setattr("ml.serving.journal_publisher.fsync", noting)
+    monkeypatch.setattr("ml.serving.journal_publisher.write_table", write)
     held.rotate()
     assert [row["item"] for row in published(tmp_path)] == [1, 2]
 
