@@ -197,23 +197,27 @@ def peak_kib(process: subprocess.Popen[str]) -> int:
 def test_memory_and_files_of_a_server_stay_within_bounds() -> None:
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True, env=env, cwd=ROOT) as process:
-        assert process.stdout
-        url = process.stdout.readline().strip()
-        assert requests.get(f"{url}/health", timeout=30).status_code == 200
-        before = peak_kib(process)
-        for start, part in (
-            (HEAD + b"X: ", b"y" * 2**20),
-            (HEAD, MANY),
-            (b"", (HEAD + b"\r\n") * 10_000),
-            (b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", MANY),
-        ):
-            with connect(url) as connection, suppress(ConnectionResetError, BrokenPipeError):
-                connection.sendall(start)
-                for _ in range(100):
-                    connection.sendall(part)
-        assert peak_kib(process) - before < 30_000
-        with ExitStack() as stack:
-            for _ in range(300):
-                stack.enter_context(connect(url))
+        try:
+            assert process.stdout
+            url = process.stdout.readline().strip()
             assert requests.get(f"{url}/health", timeout=30).status_code == 200
-        process.send_signal(signal.SIGTERM)
+            before = peak_kib(process)
+            for start, part in (
+                (HEAD + b"X: ", b"y" * 2**20),
+                (HEAD, MANY),
+                (b"", (HEAD + b"\r\n") * 10_000),
+                (b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", MANY),
+            ):
+                with connect(url) as connection, suppress(ConnectionResetError, BrokenPipeError):
+                    connection.sendall(start)
+                    for _ in range(100):
+                        connection.sendall(part)
+            assert peak_kib(process) - before < 30_000
+            with ExitStack() as stack:
+                for _ in range(300):
+                    stack.enter_context(connect(url))
+                assert requests.get(f"{url}/health", timeout=30).status_code == 200
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+        finally:
+            process.kill()  # a failed assertion must not wait for the server
