@@ -170,7 +170,15 @@ class LiveCatalogue:
             return live.together.scores(Contexts.of([context]))[0]
 
     def shares(self, context: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return how much of what shares sessions with each of C items is each of N items, float32 [C, N]. Both are ids."""
+        """Return, for C clicked and N other items, the fraction of the clicked item's ring that holds the other item.
+
+        Args:
+            context: int64 [C], ids of the clicked items.
+            items: int64 [N], ids of the other items.
+
+        Returns:
+            float32 [C, N].
+        """
         with self._lock:
             return self.live.together.shares(context, items)
 

@@ -48,7 +48,7 @@ def column_contributions(ranking: Bundle, row: Mapping[str, pa.Scalar], items: p
 
 
 def nearest_clicks(source: LiveCatalogue, past: Sequence[UserEvent], items: pa.Array) -> list[list[Any]]:
-    """Find the past clicks that are nearest to each item: those that shared most sessions with it.
+    """Find the past clicks whose recent co-visited items contain each item most often, as a fraction.
 
     Args:
         source: The live items, with their co-visitation.
@@ -56,7 +56,8 @@ def nearest_clicks(source: LiveCatalogue, past: Sequence[UserEvent], items: pa.A
         items: N items as logged.
 
     Returns:
-        For each item, up to `MOST_NEAREST` of the user's items, the nearest first; none that shared no session with it.
+        For each item, up to `MOST_NEAREST` of the user's items, the nearest first; none whose recent co-visited items do not
+        contain it.
     """
     by_id = {event.id: event.item for event in past}
     clicked = list(by_id.values())

@@ -87,7 +87,8 @@ class Item(BaseModel):
     )
     nearest: list[Any] | None = Field(
         default=None,
-        description="With `explain`, those of the user's last items that shared most sessions with the item.",
+        description="With `explain`, those of the user's past clicks whose recent co-visited items contain the item most "
+        "often, as a fraction.",
     )
     place: SkipJsonSchema[int | None] = Field(default=None, exclude=True)
     """The place of the candidate in the request, which is not part of the answer; None if the service found the item."""
