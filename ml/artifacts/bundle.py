@@ -10,10 +10,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from upath import UPath
 from ml.artifacts.delta import ModelDelta, ModelUndo
 from ml.artifacts.predictor import Predictor, TorchPredictor
 from ml.artifacts.raw_columns import RawColumns
-from ml.artifacts.snapshot import read_file, read_state, write_file
+from ml.artifacts.snapshot import WAY_OUT, DamagedSnapshot, read_file, read_state, write_file
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
 from ml.datasets.request import RequestTransform
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPEC, VOCABULARIES = "spec.json", "vocabulary"
+Parsed = TypeVar("Parsed")
 
 
 class Bundle:
@@ -75,12 +76,12 @@ class Bundle:
         Raises:
             FileNotFoundError: The folder has no model.
             SnapshotMismatch: The bundle was written in another format.
-            DamagedSnapshot: A file is missing, or has changed since it was written; the message names it.
+            DamagedSnapshot: A file is missing, has changed since it was written, or cannot be read; the message names it.
         """
         state = read_state(folder)
-        spec = DatasetSpec.model_validate_json(read_file(folder, state, SPEC))
+        spec = _parsed(folder, state, SPEC, DatasetSpec.model_validate_json)
         vocabularies = {
-            feature.name: _vocabulary(read_file(folder, state, vocabulary_file(feature.name)))
+            feature.name: _parsed(folder, state, vocabulary_file(feature.name), _vocabulary)
             for feature in spec.sparse
             if feature.vocabulary
         }
@@ -236,6 +237,15 @@ def vocabulary_states(lake: Lake, spec: DatasetSpec, day: str, stage: str) -> di
 def vocabulary_file(feature: str) -> str:
     """Return the name of a vocabulary's file in a bundle, and in a partition of `cleaned_features`."""
     return f"{VOCABULARIES}/{feature}.parquet"
+
+
+def _parsed(folder: Path | UPath, state: Mapping[str, Any], name: str, parse: Callable[[bytes], Parsed]) -> Parsed:
+    """Read and parse a file of a bundle. Raises `DamagedSnapshot`."""
+    data = read_file(folder, state, name)
+    try:
+        return parse(data)
+    except (ValueError, LookupError, TypeError) as error:
+        raise DamagedSnapshot(f"{folder / name} cannot be read ({error}); {WAY_OUT}") from error
 
 
 def _vocabulary(data: bytes) -> Vocabulary:

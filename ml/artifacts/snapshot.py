@@ -39,7 +39,7 @@ WEIGHTS, OPTIMIZER = "weights", "optimizer"
 TABLES, DENSE = "tables/", "dense/"
 Tensors = dict[str, torch.Tensor]
 _KEYS = {"shards": int, "files": dict, "sharded_by_id": dict, "independent": bool, "metadata": dict}  # of state.json
-_WAY_OUT = "restore the folder from a copy, or train its day again (an export: export its day again)"
+WAY_OUT = "restore the folder from a copy, or train its day again (an export: export its day again)"
 
 
 class SnapshotMismatch(ValueError):
@@ -188,12 +188,12 @@ def read_state(folder: Path | UPath) -> dict[str, Any]:
             "its day again)"
         ) from error
     except (ValueError, LookupError, TypeError) as error:
-        raise DamagedSnapshot(f"{folder / STATE} cannot be read ({error}); {_WAY_OUT}") from error
+        raise DamagedSnapshot(f"{folder / STATE} cannot be read ({error}); {WAY_OUT}") from error
     if found != FORMAT:
         raise SnapshotMismatch(f"{folder}: format {found}, this code reads {FORMAT}; train its day again")
     for key, kind in _KEYS.items():
         if type(state.get(key)) is not kind:
-            raise DamagedSnapshot(f"{folder / STATE}: {key}: expected {kind.__name__}, found {state.get(key)!r}; {_WAY_OUT}")
+            raise DamagedSnapshot(f"{folder / STATE}: {key}: expected {kind.__name__}, found {state.get(key)!r}; {WAY_OUT}")
     return state
 
 
@@ -297,9 +297,9 @@ def read_file(folder: Path | UPath, state: Mapping[str, Any], name: str) -> byte
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise DamagedSnapshot(f"{path} is missing; {_WAY_OUT}") from error
+        raise DamagedSnapshot(f"{path} is missing; {WAY_OUT}") from error
     if hashlib.sha256(data).hexdigest() != state["files"].get(name):
-        raise DamagedSnapshot(f"{path} is not the file that {STATE} describes; {_WAY_OUT}")
+        raise DamagedSnapshot(f"{path} is not the file that {STATE} describes; {WAY_OUT}")
     return data
 
 
@@ -332,4 +332,4 @@ def _load(folder: Path | UPath, state: Mapping[str, Any], name: str) -> Tensors:
     try:
         return load(read_file(folder, state, name))
     except SafetensorError as error:
-        raise DamagedSnapshot(f"{folder / name} cannot be read ({error}); {_WAY_OUT}") from error
+        raise DamagedSnapshot(f"{folder / name} cannot be read ({error}); {WAY_OUT}") from error

@@ -26,6 +26,9 @@ class LambdaRank:
     Args:
         text: LightGBM's text format.
 
+    Raises:
+        ValueError: The text is not in this format.
+
     Example:
         >>> rng = np.random.default_rng(0)
         >>> signals = rng.random((400, 2), np.float32)
@@ -39,7 +42,10 @@ class LambdaRank:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._booster = lgb.Booster(model_str=text)
+        try:
+            self._booster = lgb.Booster(model_str=text)
+        except lgb.basic.LightGBMError as error:
+            raise ValueError(f"not a model of LightGBM: {error}") from error
         self._trees = TreeScores.of(self._booster.dump_model())
 
     @property

@@ -18,7 +18,7 @@ import safetensors.numpy
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.lake import Lake
+from ml.lake import MANIFEST, Lake
 from ml.models.lambdarank import LambdaRank
 from ml.parquet import read_parquet, write_table
 from ml.retrieval.index import ItemIndex
@@ -29,7 +29,7 @@ ITEMS, VECTORS, RANKER = "items.parquet", "vectors.safetensors", "ranker.txt"
 
 
 class DamagedIndex(ValueError):
-    """A file of a candidate index has changed since it was written."""
+    """A file of a candidate index is missing, has changed since it was written, or cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ class CandidateIndex:
         Raises:
             MissingPartition: The day has no index.
             StalePartition: The index was made under another specification of the dataset.
-            DamagedIndex: A file has changed since it was written; the message names it.
+            DamagedManifest: The manifest is not what was written; the message names it.
+            DamagedIndex: Another file is missing or has changed since it was written, or the ranker cannot be read; the message
+                names it.
         """
         folder = _intact(lake, spec, day)
         items = read_parquet(folder / ITEMS)
@@ -82,13 +84,25 @@ def load_ranker(lake: Lake, spec: DatasetSpec, day: str) -> LambdaRank | None:
 
 
 def _ranker(folder: UPath) -> LambdaRank | None:
-    return LambdaRank((folder / RANKER).read_text()) if (folder / RANKER).exists() else None
+    """Read the LambdaRank of a partition; None without one. Raises `DamagedIndex` if the file has no model that can be read."""
+    path = folder / RANKER
+    if not path.exists():
+        return None
+    try:
+        return LambdaRank(path.read_text())
+    except (ValueError, LookupError, TypeError) as error:
+        raise DamagedIndex(f"{path} cannot be read ({error}); materialise {CANDIDATE_INDEX} of {folder.name} again") from error
 
 
 def _intact(lake: Lake, spec: DatasetSpec, day: str) -> UPath:
-    """Return the partition of a day after comparing its files with the manifest."""
+    """Return the partition of a day after comparing its files with the manifest. Raises as `CandidateIndex.load` does."""
     folder = lake.require(CANDIDATE_INDEX, spec.name, day, fingerprint=spec.fingerprint)
-    for name, wanted in lake.manifest(CANDIDATE_INDEX, spec.name, day)["files"].items():
+    files = lake.manifest(CANDIDATE_INDEX, spec.name, day).get("files")
+    if not isinstance(files, dict):
+        raise DamagedIndex(
+            f"{folder / MANIFEST}: files: expected an object, found {files!r:.80}; materialise {CANDIDATE_INDEX} of {day} again"
+        )
+    for name, wanted in files.items():
         if not (folder / name).exists() or _sha256(folder / name) != wanted:
             raise DamagedIndex(
                 f"{folder / name} is missing, or has changed since it was written; materialise {CANDIDATE_INDEX} of {day} again"

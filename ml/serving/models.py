@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ml.artifacts.bundle import Bundle
-from ml.artifacts.snapshot import SnapshotMismatch
+from ml.artifacts.snapshot import DamagedSnapshot, SnapshotMismatch
 from ml.artifacts.stored import require_model
 from ml.catalog.spec import DatasetSpec
 from ml.days import day_bounds
@@ -108,7 +108,7 @@ def load_export(lake: Lake, spec: DatasetSpec, name: str, day: str) -> Bundle:
         raise Refused("damaged", error) from error
     except OSError as error:
         raise Refused("folder", error) from error
-    except (ValueError, LookupError, AttributeError, TypeError) as error:  # of a file that is not what was written
+    except (DamagedSnapshot, DamagedManifest) as error:
         raise Refused("damaged", error) from error
     check_bundle(bundle, f"export of {day}")
     return bundle

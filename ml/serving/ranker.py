@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ml.catalog.spec import DatasetSpec
 from ml.lake import DamagedManifest, Lake, MissingPartition, StalePartition
 from ml.models.lambdarank import LambdaRank
-from ml.retrieval.candidate_index import load_ranker
+from ml.retrieval.candidate_index import DamagedIndex, load_ranker
 from ml.retrieval.interactions import context_columns
 from ml.retrieval.signals import CandidateSignals
 from ml.serving.pins import Pins, WrongPin
@@ -43,7 +43,7 @@ def load_day(lake: Lake, spec: DatasetSpec, day: str) -> LambdaRank | None:
         raise Refused("missing", error) from error
     except OSError as error:
         raise Refused("folder", error) from error
-    except (ValueError, LookupError, AttributeError, TypeError) as error:  # of a file that is not what was written
+    except (DamagedIndex, DamagedManifest) as error:
         raise Refused("damaged", error) from error
     wanted = CandidateSignals(context_columns(spec)).names
     if ranker is not None and ranker.names != wanted:

@@ -20,7 +20,7 @@ from mlflow.pyfunc.scoring_server import _parse_json_data
 from ml.artifacts.bundle import Bundle, vocabulary_states
 from ml.artifacts.delta import ModelDelta, model_delta
 from ml.artifacts.predictor import TorchPredictor
-from ml.artifacts.snapshot import DamagedSnapshot, digest
+from ml.artifacts.snapshot import STATE, DamagedSnapshot, digest, write_file
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
 from ml.datasets.batch import Batch
@@ -170,6 +170,13 @@ def test_an_export_is_a_bundle_that_needs_no_lake(lake: Lake, tmp_path: Path) ->
         (folder / file).write_bytes(whole[:-1])
         with pytest.raises(DamagedSnapshot, match=f"{file} is not the file that state.json describes"):
             Bundle.load(folder)
+        state = (folder / STATE).read_text()
+        changed = json.loads(state)
+        changed["files"][file] = write_file(folder, file, b"{}")
+        (folder / STATE).write_text(json.dumps(changed))
+        with pytest.raises(DamagedSnapshot, match=f"{file} cannot be read"):
+            Bundle.load(folder)
+        (folder / STATE).write_text(state)
         (folder / file).write_bytes(whole)
 
 

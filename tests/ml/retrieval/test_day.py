@@ -83,6 +83,15 @@ def test_a_damaged_index_is_refused_and_named(lake: Lake) -> None:
         CandidateIndex.load(lake, spec, DAY)
 
 
+@pytest.mark.parametrize("files", [None, [], "vectors.safetensors"])
+def test_an_index_whose_manifest_does_not_list_its_files_is_refused(files: object, lake: Lake) -> None:
+    spec = spec_of()
+    folder = index_day(spec, DAY, lake).folder
+    lake.write_manifest(folder, lake.manifest("candidate_index", spec.name, DAY) | {"files": files})
+    with pytest.raises(DamagedIndex, match=r"manifest\.json: files: expected an object"):
+        CandidateIndex.load(lake, spec, DAY)
+
+
 def test_an_index_of_another_specification_is_refused(lake: Lake) -> None:
     index_day(spec_of(), DAY, lake)
     with pytest.raises(StalePartition):

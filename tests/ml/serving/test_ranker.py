@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,16 @@ def test_a_damaged_ranker_is_refused_and_the_one_before_is_served(lake: Lake) ->
     assert not served.poll() and served.ranker is before
     path.write_text(data)
     assert isinstance(ServedRanker(lake, SPEC).ranker, LambdaRank)
+
+
+def test_a_ranker_that_cannot_be_read_is_refused(lake: Lake) -> None:
+    folder, manifest = lake.partition("candidate_index", SPEC.name, DAY), lake.manifest("candidate_index", SPEC.name, DAY)
+    (folder / RANKER).write_text("{}")
+    lake.write_manifest(folder, manifest | {"files": manifest["files"] | {RANKER: hashlib.sha256(b"{}").hexdigest()}})
+    with pytest.raises(DamagedIndex, match=f"{RANKER} cannot be read"):
+        load_ranker(lake, SPEC, DAY)
+    served = ServedRanker(lake, SPEC)
+    assert served.ranker is None and str(served.refusal).startswith("damaged")
 
 
 def test_recall_is_measured_through_the_service(lake: Lake, engine: Engine) -> None:

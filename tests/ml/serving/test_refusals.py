@@ -9,6 +9,7 @@ import httpx
 import pytest
 from upath import UPath
 
+from ml.artifacts.bundle import Bundle
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
 from ml.datasets.write import write_day
@@ -140,6 +141,15 @@ def test_a_candidate_index_with_any_damaged_file_is_refused(damage: bytes, lake:
         assert served.ranker is None and str(served.refusal).startswith(("damaged", "schema")), path
         path.write_bytes(before)
     assert ServedRanker(lake, spec).ranker is not None
+
+
+def test_an_error_of_the_service_is_not_reported_as_damage(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> None:
+        raise TypeError("a wrong argument")
+
+    monkeypatch.setattr(Bundle, "load", broken)
+    with pytest.raises(TypeError, match="a wrong argument"):
+        ExportedModel(lake, spec_of(), "dlrm")
 
 
 def test_a_run_under_another_specification_is_refused(tmp_path: Path) -> None:
