@@ -116,11 +116,20 @@ class Lake:
     def digest(self, stage: str, dataset: str, day: str) -> str:
         """Returns a hash that changes with a partition's contents: the manifest's `digest`, or else the manifest's hash.
 
-        Raises as `manifest` does.
+        Raises:
+            MissingPartition: The partition is not in the lake.
+            DamagedManifest: The manifest is not what was written.
         """
         path = self.require(stage, dataset, day) / MANIFEST
         data = path.read_bytes()
         return _manifest(path, data).get("digest") or hashlib.sha256(data).hexdigest()
+
+    def readable_digest(self, stage: str, dataset: str, day: str) -> str:
+        """Returns the `digest` of a partition; empty if it cannot be read, so that loading the partition says why."""
+        try:
+            return self.digest(stage, dataset, day)
+        except (DamagedManifest, OSError):
+            return ""
 
     def lineage(self, dataset: str, inputs: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
         """Returns the entry `lineage` of a manifest, which records the inputs of a partition.
@@ -258,7 +267,7 @@ def _manifest(path: UPath, data: bytes) -> dict[str, Any]:
         raise DamagedManifest(f"{path} cannot be read ({error}); {way_out}") from error
     if not isinstance(found, dict) or not isinstance(found.get("digest", ""), str):
         raise DamagedManifest(
-            f"{path}: expected an object of JSON, with the text `digest` if any, found {data!r:.80}; {way_out}"
+            f"{path}: expected an object of JSON whose `digest`, if present, is a string, found {data!r:.80}; {way_out}"
         )
     return found
 

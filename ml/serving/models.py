@@ -188,7 +188,7 @@ class ExportedModel:
         days = self._lake.days(exported_models(self._name), self._spec.name)
         was_refused = False
         for day in [pinned] if pinned else reversed(days):
-            found = day, self._digest(day)
+            found = day, self._lake.readable_digest(exported_models(self._name), self._spec.name, day)
             if self._served and found == self._served[1:]:
                 self._refusal = None
                 return False
@@ -226,13 +226,6 @@ class ExportedModel:
         elif (worse := self._probe.judge(bundle).worse) is not None:
             self._rollbacks += 1
             raise Refused("quality", f"worse on the probe set ({worse})")
-
-    def _digest(self, day: str) -> str:
-        """Identify the contents of a day; empty if they cannot be identified, so that loading them says why."""
-        try:
-            return self._lake.digest(exported_models(self._name), self._spec.name, day)
-        except (DamagedManifest, OSError):
-            return ""
 
     def _refuse(self, error: Refused, day: str | None = None) -> None:
         """Count and log a refusal, once until another one."""

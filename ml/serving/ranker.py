@@ -87,7 +87,7 @@ class ServedRanker:
             return False
         refusal, changed = None, False
         for day in [self.pinned] if self.pinned else reversed(self._lake.days(CANDIDATE_INDEX, self._spec.name)):
-            found = day, self._digest(day)
+            found = day, self._lake.readable_digest(CANDIDATE_INDEX, self._spec.name, day)
             if self.current and found == (self.current.day, self.current.digest):
                 break
             if self._unusable.get(found, "folder:").startswith("folder:"):  # a folder that cannot be read is tried again
@@ -111,10 +111,3 @@ class ServedRanker:
                 _log.warning("%s/%s refused %s", self._spec.name, NAME, why)
         self._unusable[day, digest] = why
         return None
-
-    def _digest(self, day: str) -> str:
-        """Identify the contents of a day; empty if they cannot be identified, so that loading them says why."""
-        try:
-            return self._lake.digest(CANDIDATE_INDEX, self._spec.name, day)
-        except (DamagedManifest, OSError):
-            return ""

@@ -102,6 +102,7 @@ def test_a_damaged_manifest_is_named_with_the_way_out(damage: bytes, lake: Lake)
     for read in (lake.manifest, lake.digest):
         with pytest.raises(DamagedManifest, match=r"manifest\.json.*materialise the partition again"):
             read(*DAY)
+    assert lake.readable_digest(*DAY) == ""
 
 
 def test_a_missing_partition_says_which_and_how_to_make_it(lake: Lake):
