@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
+
+from ml.disk import fsync
 
 ROW_GROUP = 65_536
 
@@ -46,6 +49,23 @@ def write_batches(
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.fs.open(path.path, "wb") as file:
         _write(batches, schema, file, row_group, statistics)
+
+
+def replace_table(table: pa.Table, path: Path, *, durable: bool = False) -> None:
+    """Writes a table to a local file that readers find either complete or not at all; see `write_table`.
+
+    Args:
+        table: The rows.
+        path: The file. Its folder is created, and a file of this name is replaced.
+        durable: Whether to wait until the file and its name are on disk, so that a crash of the machine leaves it complete.
+    """
+    beside = path.with_name(f".{path.name}")
+    write_table(table, str(beside))
+    if durable:
+        fsync(beside)
+    beside.replace(path)
+    if durable:
+        fsync(path.parent)
 
 
 def table_bytes(table: pa.Table) -> bytes:

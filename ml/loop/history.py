@@ -22,7 +22,7 @@ from ml.logs.ingest_task import raw_schema
 from ml.loop.entry import ITEM, REQUEST, USER
 from ml.loop.population import MICROSECONDS_PER_DAY, Population, user_id
 from ml.loop.settings import DELAY_MINUTES, Settings
-from ml.parquet import read_parquet, write_table
+from ml.parquet import read_parquet, replace_table
 from ml.schema import EVENT_TIME
 
 IMPRESSIONS, ACTIONS = "impressions", "actions"
@@ -85,20 +85,13 @@ def land_served(spec: DatasetSpec, stream: UPath, landing: Path, day: str) -> in
         rows = rows.filter((pc.field(EVENT_TIME) >= first) & (pc.field(EVENT_TIME) < end)).sort_by(EVENT_TIME)
         counts.append(len(rows))
         if len(rows):
-            _put(rows.select(columns), landing / name / f"{day}-{SERVED}.parquet")
+            replace_table(rows.select(columns), landing / name / f"{day}-{SERVED}.parquet")
     return counts[0]
 
 
 def _write(log: LogSpec, rows: list[dict[str, object]], file: Path) -> None:
     schema = pa.schema([field for field in raw_schema(log) if field.name != EVENT_TIME])
-    _put(pa.Table.from_pylist(rows, schema), file)
-
-
-def _put(table: pa.Table, file: Path) -> None:
-    """Write a file under another name, and rename it."""
-    aside = file.with_name(f".{file.name}")
-    write_table(table, str(aside))
-    aside.rename(file)
+    replace_table(pa.Table.from_pylist(rows, schema), file)
 
 
 def _day_of(time: int) -> str:

@@ -21,7 +21,7 @@ from upath import UPath
 
 from ml.catalog.experiment import EXPERIMENT, VARIANT, VARIANTS
 from ml.disk import fsync
-from ml.parquet import read_parquet, write_table
+from ml.parquet import read_parquet, replace_table
 from ml.schema import EVENT_TIME
 from ml.serving.event_rows import EventRows
 
@@ -166,21 +166,14 @@ class JournalPublisher:
             shown = rows
             for name, values in noted.items():
                 shown = shown.append_column(name, values)
-            self._write(shown, self._target(VARIANTS, number))
-        self._write(rows, self._target(log, number))
+            replace_table(shown.sort_by(EVENT_TIME), self._target(VARIANTS, number), durable=True)
+        # The journal is emptied only after its rows are on disk.
+        replace_table(rows.sort_by(EVENT_TIME), self._target(log, number), durable=True)
         self._newest[log] = max(self._newest[log], number)
         self._last = max(self._last, number)  # of a journal that was set aside and restored
 
     def _target(self, log: str, number: int) -> Path:
         return self._root / log / f"journal-{number:020d}.parquet"
-
-    def _write(self, rows: pa.Table, target: Path) -> None:
-        """Write rows as a file that appears complete."""
-        aside = target.with_name(f".{target.name}")
-        write_table(rows.sort_by(EVENT_TIME), str(aside))
-        fsync(aside)  # the journal is removed only after its rows are on disk
-        aside.rename(target)
-        fsync(target.parent)
 
 
 def _journals(folder: Path, kind: str, log: str = "*") -> list[Path]:

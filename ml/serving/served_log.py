@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from ml.catalog.spec import DatasetSpec
 from ml.features.point_in_time.feature_tables import table_columns
-from ml.parquet import write_table
+from ml.parquet import replace_table
 from ml.schema import ARROW_TYPES, EVENT_TIME
 
 FOLDER = "served"
@@ -156,8 +156,4 @@ class ServedLog:
         return pa.table(columns)
 
     def _write(self, kind: str, rows: pa.Table) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        target = self.folder / f"{kind}-{time.time_ns():020d}-{self._process.split('-')[0]}.parquet"
-        aside = target.with_name(f".{target.name}")
-        write_table(rows, str(aside))
-        aside.rename(target)
+        replace_table(rows, self.folder / f"{kind}-{time.time_ns():020d}-{self._process.split('-')[0]}.parquet")

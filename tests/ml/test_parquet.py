@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ml.parquet import read_parquet, table_bytes, write_batches, write_table
+from ml.parquet import read_parquet, replace_table, table_bytes, write_batches, write_table
 
 ROWS = 2500
 TABLE = pa.table({"n": np.arange(ROWS), "s": [None if i % 7 == 0 else f"value {i % 50}" for i in range(ROWS)]})
@@ -30,6 +30,24 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert read_parquet(tmp_path / "new" / "a.parquet", ["s"]).column_names == ["s"]
     held = read_parquet(tmp_path / "new" / "a.parquet", dictionaries=["s"])["s"]
     assert pa.types.is_dictionary(held.type) and held.cast(pa.string()).to_pylist() == TABLE["s"].to_pylist()
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_table_replaces_a_file_as_a_whole(durable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "a.parquet"
+    replace_table(TABLE[:10], path, durable=durable)
+
+    def torn(table: pa.Table, beside: str) -> None:
+        Path(beside).write_bytes(table_bytes(table)[:100])
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ml.parquet.write_table", torn)
+        with pytest.raises(OSError, match="the disk is full"):
+            replace_table(TABLE, path, durable=durable)
+    assert read_parquet(path).equals(TABLE[:10])
+    replace_table(TABLE, path, durable=durable)
+    assert read_parquet(path).equals(TABLE) and list(path.parent.iterdir()) == [path]
 
 
 def test_a_table_has_the_same_bytes_in_memory_as_in_a_file(tmp_path: Path) -> None:

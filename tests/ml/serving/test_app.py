@@ -228,7 +228,7 @@ def test_journals_that_wait_are_reported_until_they_are_published(
 
     assert isinstance(engine.journal, Journal) and reported() == ("ok", "published", False)
     with monkeypatch.context() as patch:
-        patch.setattr("ml.serving.journal_publisher.write_table", unwritable)
+        patch.setattr("ml.parquet.write_table", unwritable)
         post(client, "/events", {"examples": [{"user": 3, "item": 5}]}, 202)
         engine.journal.rotate(at_once=True)
         assert reported() == ("degraded", "waiting", True)

@@ -156,7 +156,7 @@ def test_events_that_could_not_be_published_are_published_later(tmp_path: Path, 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ml.serving.journal_publisher.write_table", full)
+        patch.setattr("ml.parquet.write_table", full)
         held.rotate(at_once=True)
     held.append({"examples": [{"item": 2}]}, now=END)
     held.rotate()
@@ -218,7 +218,7 @@ def test_why_a_journal_waits_is_logged_once(
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ml.serving.journal_publisher.write_table", full)
+        patch.setattr("ml.parquet.write_table", full)
         for item in (1, 2, 3):
             held.append({"examples": [{"item": item}]}, now=END)
             held.rotate(at_once=True)
@@ -244,7 +244,7 @@ def test_an_older_journal_that_waits_for_the_disk_is_published_before_newer_ones
             raise OSError(errno.ENOSPC, "No space left on device")
         write_table(rows, path)
 
-    monkeypatch.setattr("ml.serving.journal_publisher.write_table", write)
+    monkeypatch.setattr("ml.parquet.write_table", write)
     steps = [partial(store, 1), partial(store, 2), full.clear, held.rotate]
     assert followed(tmp_path, *steps) == ([1, 2], Counter())
 
@@ -335,7 +335,7 @@ def test_the_new_name_of_a_journal_is_on_disk_before_its_file(tmp_path: Path, mo
         write_table(rows, path)
 
     monkeypatch.setattr("ml.serving.journal_publisher.fsync", noting)
-    monkeypatch.setattr("ml.serving.journal_publisher.write_table", write)
+    monkeypatch.setattr("ml.parquet.write_table", write)
     held.rotate()
     assert [row["item"] for row in published(tmp_path)] == [1, 2]
 

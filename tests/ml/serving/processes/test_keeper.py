@@ -160,7 +160,7 @@ def test_a_worker_is_told_which_journals_wait(tmp_path: Path, listener: socket.s
     worker = RemoteEvents(spec_of(), other, EventFeed.attach(running._feed.handle, 0))
     answering = threading.Thread(target=running._answer, args=(0, _Run(None, 0), own))  # type: ignore[arg-type]
     answering.start()
-    monkeypatch.setattr("ml.serving.journal_publisher.write_table", full)
+    monkeypatch.setattr("ml.parquet.write_table", full)
     running._store.append({"examples": [{"item": 7}]}, now=0)
     running._store.rotate(at_once=True)
     worker.poll()
