@@ -84,6 +84,14 @@ def _part_ranges(  # type: ignore[no-untyped-def]
     return rows, starts, ends
 
 
+def split_texts(texts: pa.Array, separator: str) -> pa.ListArray:
+    """Splits texts [N] into lists of values [N]. An empty part is null, and a missing text has an empty list."""
+    parts = pc.call_function("split_pattern", [texts], pc.SplitPatternOptions(separator))
+    known = pc.call_function("if_else", [pc.call_function("not_equal", [parts.flatten(), ""]), parts.flatten(), None])
+    lengths = parts.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    return pa.ListArray.from_arrays(pa.array(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)), known)
+
+
 def _elements(column: SparseColumn, lists: pa.Array) -> tuple[pa.Array, np.ndarray]:
     """Returns the values that a feature keeps of lists [N], and their offsets, int32 [N + 1].
 
@@ -182,10 +190,7 @@ class SparseFeature:
             return values
         if self.column.keep == "first":
             return None
-        parts = pc.call_function("split_pattern", [plain(values)], pc.SplitPatternOptions(self.column.split))
-        known = pc.call_function("if_else", [pc.call_function("not_equal", [parts.flatten(), ""]), parts.flatten(), None])
-        lengths = parts.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        return pa.ListArray.from_arrays(pa.array(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)), known)
+        return split_texts(plain(values), self.column.split)
 
     def _value(self, batch: pa.RecordBatch) -> pa.Array:
         """Returns the value that the key is computed from: the column's value, its bucket, or the hour of the event."""

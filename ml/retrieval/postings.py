@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ml.features.sparse import split_texts
+
 
 class UnknownColumn(KeyError):
     """A filter names a column that items do not have."""
@@ -39,7 +41,7 @@ class Postings:
             column = items[name].combine_chunks()
             at = np.arange(len(column))
             if separators and name in separators:
-                column = pc.call_function("split_pattern", [column.cast(pa.string())], pc.SplitPatternOptions(separators[name]))
+                column = split_texts(column.cast(pa.string()), separators[name])
             if pa.types.is_list(column.type):
                 at, column = _elements(column)
             coded = column if isinstance(column, pa.DictionaryArray) else column.dictionary_encode()
