@@ -113,7 +113,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer and close, or only close while another response is being sent."""
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._is_answering:
             self.transport.abort()
             return
         response = error_response(status, message, {**SECURITY_HEADERS, "connection": "close"})
