@@ -17,7 +17,7 @@ from ml.serving.observing import observe_stored
 from ml.serving.processes.event_store import RemoteEvents
 from ml.serving.ranker import NAME, ServedRanker
 from ml.serving.recommender import Recommender
-from ml.serving.repeating import repeat
+from ml.serving.repeating import repeat, run_steps
 from ml.serving.served_log import ServedLog
 from ml.serving.variants import Variant, variants_of
 
@@ -111,13 +111,8 @@ class Engine:
             self._prepare()
 
     def poll(self) -> None:
-        """Look for new versions of the models."""
-        for poll in self._polls:
-            poll()
-
-    @property
-    def _polls(self) -> list[Callable[[], object]]:
-        return [*(model.poll for model in (*self.models, *([self.ranker] if self.ranker else []))), self._prepare]
+        """Look for new versions of the models. An error is logged, and the other models are looked for."""
+        run_steps([*(model.poll for model in (*self.models, *([self.ranker] if self.ranker else []))), self._prepare])
 
     def _prepare(self) -> None:
         """Compute what requests share for new versions, before the next request needs it."""
@@ -125,16 +120,17 @@ class Engine:
             recommender.item_sides.prepare([model.bundle for model in self.models], recommender.source.live.items)
 
     def follow(self, stop: threading.Event) -> None:
-        """Keep models, events and items up to date until an event is set, each in a thread: to load a model may take long.
+        """Keep models, events and items up to date until an event is set.
 
-        An error is logged, and the other work goes on.
+        Each is kept up to date in its own thread, because loading a model may take long. An error is logged,
+        and the other work goes on.
         """
         journal = self.journal
         stored: list[Callable[[], object]] = [journal.rotate if isinstance(journal, Journal) else journal.poll]
         if self.served is not None:
             stored.append(self.served.flush)
         works = {
-            "models": (self._polls, stop, POLL_SECONDS),
+            "models": ([self.poll], stop, POLL_SECONDS),
             "events": (stored, stop, POLL_SECONDS),
             "items": ([self.refresh], stop, REFRESH_SECONDS),
         }

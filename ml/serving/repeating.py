@@ -9,10 +9,17 @@ from collections.abc import Callable, Sequence
 _log = logging.getLogger("evergreen")
 
 
-def repeat(steps: Sequence[Callable[[], object]], stop: threading.Event, seconds: float) -> None:
-    """Take steps one after the other, again and again, until an event is set.
+def run_steps(steps: Sequence[Callable[[], object]]) -> None:
+    """Take steps one after the other. An error of a step is logged, and holds up neither the other steps nor the service."""
+    for step in steps:
+        try:
+            step()
+        except Exception:
+            _log.exception("the service continues with its last models, items and events")
 
-    An error of a step is logged, and holds up neither the other steps nor the service.
+
+def repeat(steps: Sequence[Callable[[], object]], stop: threading.Event, seconds: float) -> None:
+    """Take steps again and again until an event is set; see `run_steps`.
 
     Args:
         steps: The steps.
@@ -20,8 +27,4 @@ def repeat(steps: Sequence[Callable[[], object]], stop: threading.Event, seconds
         seconds: Pause before each round.
     """
     while not stop.wait(seconds):
-        for step in steps:
-            try:
-                step()
-            except Exception:
-                _log.exception("the service continues with its last models, items and events")
+        run_steps(steps)
