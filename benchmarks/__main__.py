@@ -38,7 +38,7 @@ def short(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _two_digits(ratio: float | None) -> str:
+def format_ratio(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.2f}"
 
 
@@ -48,7 +48,7 @@ def table_of(results: Iterable[Result]) -> Table:
     for column in ("benchmark", "unit", "ours", "baseline", "baseline is", "ratio", "floor", "note"):
         table.add_column(column, justify="right" if column in ("ours", "baseline", "ratio", "floor") else "left")
     for r in results:
-        cells = (short(r.ours), short(r.baseline), r.baseline_name, _two_digits(r.ratio), short(r.floor), r.note)
+        cells = (short(r.ours), short(r.baseline), r.baseline_name, format_ratio(r.ratio), short(r.floor), r.note)
         table.add_row(r.name, r.unit, *cells)
     return table
 
@@ -74,7 +74,7 @@ def measure(chosen: Sequence[str], console: Console) -> tuple[list[Result], list
             console.print(f"    failed: {type(error).__name__}: {error}", markup=False, highlight=False)
             continue
         found += results
-        ratios = ", ".join(_two_digits(result.ratio) or "-" for result in results)
+        ratios = ", ".join(format_ratio(result.ratio) or "-" for result in results)
         for result in results:
             if result.baseline is None:
                 console.print(f"    {result.note}", markup=False, highlight=False)

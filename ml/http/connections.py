@@ -18,7 +18,7 @@ from ml.http.guard import SECURITY_HEADERS
 MOST_CONNECTIONS = 1000
 
 
-def half_of_the_files() -> int:
+def default_connection_limit() -> int:
     """Return half of the files that this process may open, at most `MOST_CONNECTIONS`."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_CONNECTIONS if files == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, files // 2)
@@ -38,12 +38,12 @@ class ConnectionLimits:
 
     head_bytes: int = 2**16
     head_seconds: float = 10.0
-    connections: int = field(default_factory=half_of_the_files)
+    connections: int = field(default_factory=default_connection_limit)
     pipelined: int = 64
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """A connection of uvicorn's server with httptools, with limits; see `protocol_of`."""
+    """A connection of uvicorn's server with httptools, with limits; see `limited_protocol`."""
 
     limits: ConnectionLimits
     _timer: asyncio.TimerHandle | None = None
@@ -122,7 +122,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def protocol_of(limits: ConnectionLimits) -> type[LimitedProtocol]:
+def limited_protocol(limits: ConnectionLimits) -> type[LimitedProtocol]:
     """Return the class of a server's connections, for uvicorn's setting `http`."""
 
     class Protocol(LimitedProtocol):

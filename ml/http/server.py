@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 import uvicorn
 from starlette.types import ASGIApp
 
-from ml.http.connections import ConnectionLimits, protocol_of
+from ml.http.connections import ConnectionLimits, limited_protocol
 
 GRACE_SECONDS = 20
 BACKLOG = 512
@@ -96,7 +96,7 @@ def serving(app: ASGIApp, host: str = "127.0.0.1", port: int = 0, limits: Connec
 def _server(app: ASGIApp, limits: ConnectionLimits) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
-        http=protocol_of(limits),
+        http=limited_protocol(limits),
         ws="none",
         access_log=False,
         log_config=None,

@@ -31,7 +31,7 @@ from ml.http.limits import Limits
 from ml.http.routes import JsonRoute
 from ml.retrieval.postings import UnknownColumn
 from ml.serving.as_logged import AsLogged
-from ml.serving.clicks import click_form
+from ml.serving.clicks import click_schema
 from ml.serving.engine import Engine
 from ml.serving.event_rows import WrongEvent
 from ml.serving.explanations import column_contributions, nearest_clicks
@@ -142,7 +142,7 @@ def create_serving_app(
             "dataset": spec.name,
             "user": spec.user,
             "item": spec.item,
-            "click": click_form(spec),
+            "click": click_schema(spec),
             "ranking": asdict(engine.ranking.version),
             "retrieval": asdict(engine.retrieval.version) if engine.retrieval else None,
             "scored_by_bundle": recommender.item_sides.reason if recommender else None,

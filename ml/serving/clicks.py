@@ -8,7 +8,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.retrieval.items import logged_columns
 
 
-def click_form(spec: DatasetSpec) -> dict[str, Any] | None:
+def click_schema(spec: DatasetSpec) -> dict[str, Any] | None:
     """Describe how a click on a recommended item is sent to `/events`.
 
     Returns:

@@ -33,7 +33,7 @@ class _Model:
         held = tower.predictor
         return cls(held, held.changes if isinstance(held, TorchPredictor) else 0)
 
-    def is_as(self, other: _Model | None) -> bool:
+    def gives_same_vectors(self, other: _Model | None) -> bool:
         """Return whether both give the same vectors."""
         return self == other and self.changes % 2 == 0
 
@@ -68,7 +68,7 @@ class LiveIndex:
         """
         model, index = _Model.of(tower), self._index
         inputs = items.select([name for name in items.column_names if name in tower.columns])
-        if index is None or not model.is_as(self._model):
+        if index is None or not model.gives_same_vectors(self._model):
             changed = np.arange(len(ids))
             vectors = item_vectors(tower, inputs)
         else:
