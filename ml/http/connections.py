@@ -29,7 +29,8 @@ class ConnectionLimits:
     """What a server takes from connections before there is a request.
 
     Attributes:
-        head_bytes: Bytes of a head, and of the trailers of a body. A head is refused at the latest at twice as many.
+        head_bytes: Bytes of a head, and of the trailers of a body. A head of up to twice this size may be accepted, because
+            bytes are counted by block.
         head_seconds: Seconds within which a head has to arrive.
         connections: Open connections. Beyond it, the one that has sent nothing for longest is closed, among those that wait for
             no answer if there are any.

@@ -39,7 +39,7 @@ class ServiceClient:
         """Return the answer to a POST.
 
         Raises:
-            Unavailable: There was no answer, or one of status 429 or from 500 on, which another attempt may not get.
+            Unavailable: There was no answer, or one with status 429 or 5xx, after which the caller may try again.
             ValueError: The service refuses the request.
         """
         return self._call("POST", path, body)
