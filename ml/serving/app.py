@@ -273,7 +273,7 @@ def _recommend(engine: Engine, asked: RecommendRequest, metrics: Metrics) -> Ans
     answer = _answer(variant, found, began, reasons, (NAME, ranker.day) if ranker and found.by_ranker else None)
     if asked.explain:
         window = recommender.window
-        known = window.known_of(asked.user, now) | asked.context
+        known = recommender.columns_of_request(asked.user, asked.context, now)
         answer.request = {name: known[name] for name in recommender.context_columns if name in known}
         items = pa.array([ranked.item for ranked in found.items], window.types[window.item])
         for item, nearest in zip(answer.items, nearest_clicks(recommender.source, found.context, items), strict=True):

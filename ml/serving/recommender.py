@@ -153,7 +153,7 @@ class Recommender:
             UnknownColumn: A filter names a column that items do not have.
         """
         live, past = self.source.live, self.window.last_of(user, now, CONTEXT)
-        given = self._given(user, context, now)
+        given = self.columns_of_request(user, context, now)
         self._check_context(ranking, context)
         seen = [event.id for event in past]
         allowed = self.source.allowed(live, filters or {}, seen if exclude_seen else [])
@@ -180,7 +180,7 @@ class Recommender:
     ) -> Recommendation:
         """Rank given items, those that are not live as well. Arguments as for `recommend`."""
         past, live = self.window.last_of(user, now, CONTEXT), self.source.live
-        given = self._given(user, context, now)
+        given = self.columns_of_request(user, context, now)
         self._check_context(ranking, context)
         row, filled, missing = self._user_row(ranking, user, context, given, past, now)
         at, items = self._described(live, candidates)
@@ -217,18 +217,18 @@ class Recommender:
 
     def row_of(self, ranking: Bundle, user: Any, context: Mapping[str, Any], now: int) -> dict[str, pa.Scalar]:
         """Return the columns of a request that do not describe items, as `batch_of` takes them."""
-        past, given = self.window.last_of(user, now, CONTEXT), self._given(user, context, now)
+        past, given = self.window.last_of(user, now, CONTEXT), self.columns_of_request(user, context, now)
         return self._user_row(ranking, user, context, given, past, now)[0]
 
     def with_tables(self, items: pa.Table, user: Any, context: Mapping[str, Any], now: int) -> pa.Table:
         """Append to L items the values of feature tables that depend on the item, as of a request."""
-        return self._with_tables(items, self._given(user, context, now), now)
+        return self._with_tables(items, self.columns_of_request(user, context, now), now)
 
     def _with_tables(self, items: pa.Table, given: Mapping[str, Any], now: int) -> pa.Table:
         return self.tables.of_items(items, given, now) if self.spec.feature_tables else items
 
-    def _given(self, user: Any, context: Mapping[str, Any], now: int) -> dict[str, Any]:
-        """Columns of the log that describe a request: those that it has, and those of the user's last events."""
+    def columns_of_request(self, user: Any, context: Mapping[str, Any], now: int) -> dict[str, Any]:
+        """Return the columns of the log that describe a request: those that it has, and those of the user's last events."""
         return {**self.window.known_of(user, now), **context, **({self.spec.user: user} if self.spec.user else {})}
 
     def _user_row(

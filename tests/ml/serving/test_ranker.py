@@ -92,7 +92,7 @@ def test_the_signals_of_the_service_are_those_of_training(engine: Engine, lake: 
         row = {"event_time": now, "time": 1, "user": user, "item": 1, "visit": 9_999, "place": "here"}
         rows = [*raw_rows().to_pylist(), row]
         trained = interactions_of(SPEC, pa.Table.from_pylist(rows, raw_rows().schema), now)
-        asked = recommender._requests(recommender._given(user, {"place": "here"}, now), past, now)
+        asked = recommender._requests(recommender.columns_of_request(user, {"place": "here"}, now), past, now)
         assert asked.past.items.tolist() == trained.requests.past.items.tolist()
         assert asked.session.tolist() == trained.requests.session.tolist()
         assert asked.codes.tolist() == trained.requests.codes.tolist()
