@@ -21,6 +21,7 @@ from ml.serving.engine import Engine
 from ml.serving.journal import Journal
 from ml.serving.models import NoModel
 from ml.serving.start import start
+from tests.helpers.failing_disk import failing
 from tests.helpers.kiosk_days import DAYS
 from tests.helpers.kiosk_lake import END, export, put_raw, raw_rows, spec_of
 
@@ -214,9 +215,6 @@ def test_stored_events_that_cannot_be_observed_are_acknowledged(
 def test_journals_that_wait_are_reported_until_they_are_published(
     client: httpx.Client, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unwritable(*_: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
     def reported() -> tuple[str, str, bool]:
         health = client.get("/health")
         assert health.status_code == 200
@@ -228,7 +226,7 @@ def test_journals_that_wait_are_reported_until_they_are_published(
 
     assert isinstance(engine.journal, Journal) and reported() == ("ok", "published", False)
     with monkeypatch.context() as patch:
-        patch.setattr("ml.parquet.write_table", unwritable)
+        patch.setattr("ml.parquet.write_table", failing(errno.EACCES))
         post(client, "/events", {"examples": [{"user": 3, "item": 5}]}, 202)
         engine.journal.rotate(at_once=True)
         assert reported() == ("degraded", "waiting", True)

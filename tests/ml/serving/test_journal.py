@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import json
 import os
 from collections import Counter
@@ -22,6 +21,7 @@ from ml.parquet import write_table
 from ml.serving.event_rows import WrongEvent
 from ml.serving.journal import Journal, JournalFull
 from ml.serving.journal_publisher import JOURNAL
+from tests.helpers.failing_disk import failing, failing_second
 from tests.helpers.joined_logs import feed
 from tests.helpers.kiosk_lake import END, spec_of
 
@@ -80,15 +80,10 @@ def test_a_crash_after_publishing_publishes_the_same_file_again(tmp_path: Path) 
 def test_a_full_disk_is_said_and_stores_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = journal(tmp_path)
     held.append({"examples": [{"item": 1}]}, now=END)
-    real = os.fsync
-
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("ml.serving.journal.os.fsync", full)
-    with pytest.raises(JournalFull, match="events cannot be stored: No space left on device"):
-        held.append({"examples": [{"item": 2}]}, now=END)
-    monkeypatch.setattr("ml.serving.journal.os.fsync", real)
+    with monkeypatch.context() as patch:
+        patch.setattr("ml.serving.journal.os.fsync", failing(errno.ENOSPC))
+        with pytest.raises(JournalFull, match="events cannot be stored: No space left on device"):
+            held.append({"examples": [{"item": 2}]}, now=END)
     held.append({"examples": [{"item": 3}]}, now=END)
     held.rotate(at_once=True)
     assert [row["item"] for row in published(tmp_path)] == [1, 3]
@@ -101,15 +96,8 @@ def test_a_request_with_two_logs_is_stored_as_a_whole_or_not_at_all(
     held = Journal(feed(), UPath(tmp_path))
     shown, action = {"request": "r", "item": 5}, {"request": "r", "item": 5, "kind": "click"}
     held.append({"impressions": [shown]}, now=END)
-    calls, fsync = itertools.count(), os.fsync
-
-    def second_fails(descriptor: int) -> None:
-        if next(calls) == 1:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        fsync(descriptor)
-
     if full:
-        monkeypatch.setattr("ml.serving.journal.os.fsync", second_fails)
+        monkeypatch.setattr("ml.serving.journal.os.fsync", failing_second(errno.ENOSPC, os.fsync))
     with pytest.raises(JournalFull if full else WrongEvent):
         held.append({"impressions": [shown], "actions": [action if full else action | {"item": "five"}]}, now=END)
     monkeypatch.undo()
@@ -125,19 +113,9 @@ def test_refused_events_are_not_published_after_the_disk_could_not_be_written(
     held = Journal(feed(), UPath(tmp_path))
     shown, action = {"request": "r", "item": 5}, {"request": "r", "item": 5, "kind": "click"}
     held.append({"impressions": [shown], "actions": [action]}, now=END)
-    calls, fsync = itertools.count(), os.fsync
-
-    def second_fails(descriptor: int) -> None:
-        if next(calls) == 1:
-            raise OSError(errno.EIO, "Input/output error")
-        fsync(descriptor)
-
-    def read_only(*_: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
-
     with monkeypatch.context() as patch:
-        patch.setattr("ml.serving.journal.os.fsync", second_fails)
-        patch.setattr("ml.serving.journal_publisher.os.truncate", read_only)
+        patch.setattr("ml.serving.journal.os.fsync", failing_second(errno.EIO, os.fsync))
+        patch.setattr("ml.serving.journal_publisher.os.truncate", failing(errno.EROFS))
         with pytest.raises(JournalFull, match="events cannot be stored: Input/output error"):
             held.append({"impressions": [shown], "actions": [action]}, now=END)
         held.rotate(at_once=True)
@@ -151,12 +129,8 @@ def test_refused_events_are_not_published_after_the_disk_could_not_be_written(
 def test_events_that_could_not_be_published_are_published_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = journal(tmp_path)
     held.append({"examples": [{"item": 1}]}, now=END)
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr("ml.parquet.write_table", full)
+        patch.setattr("ml.parquet.write_table", failing(errno.ENOSPC))
         held.rotate(at_once=True)
     held.append({"examples": [{"item": 2}]}, now=END)
     held.rotate()
@@ -213,12 +187,8 @@ def test_why_a_journal_waits_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     held = journal(tmp_path)
-
-    def full(*_: object) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
     with monkeypatch.context() as patch:
-        patch.setattr("ml.parquet.write_table", full)
+        patch.setattr("ml.parquet.write_table", failing(errno.EIO))
         for item in (1, 2, 3):
             held.append({"examples": [{"item": item}]}, now=END)
             held.rotate(at_once=True)

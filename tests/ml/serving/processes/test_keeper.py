@@ -28,6 +28,7 @@ from ml.serving.processes.event_store import RemoteEvents
 from ml.serving.processes.keeper import Keeper, WorkerFailed, _Run
 from ml.serving.processes.shared_models import AttachedModels
 from ml.sync.receiver import Receiver
+from tests.helpers.failing_disk import failing
 from tests.helpers.kiosk_lake import spec_of
 from tests.helpers.sync_runs import Run
 from tests.helpers.waiting import until
@@ -152,15 +153,12 @@ def test_a_model_that_loads_for_long_holds_up_neither_another_model_nor_events(t
 
 
 def test_a_worker_is_told_which_journals_wait(tmp_path: Path, listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     running = Keeper(None, {}, Journal(spec_of(), UPath(tmp_path)), 1, listener, answers)  # type: ignore[arg-type]
     own, other = multiprocessing.Pipe()
     worker = RemoteEvents(spec_of(), other, EventFeed.attach(running._feed.handle, 0))
     answering = threading.Thread(target=running._answer, args=(0, _Run(None, 0), own))  # type: ignore[arg-type]
     answering.start()
-    monkeypatch.setattr("ml.parquet.write_table", full)
+    monkeypatch.setattr("ml.parquet.write_table", failing(errno.ENOSPC))
     running._store.append({"examples": [{"item": 7}]}, now=0)
     running._store.rotate(at_once=True)
     worker.poll()
