@@ -67,7 +67,7 @@ def run(folders: Folders, console: Console) -> None:
         except NotReady as error:
             raise click.ClickException(str(error)) from error
         finally:
-            loop.watcher.stop()
+            loop.end()
     from ml.loop.report import write_report
 
     for line in write_report(folders.settings, folders.run, loop.watcher.restarts):

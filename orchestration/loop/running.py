@@ -27,13 +27,15 @@ class NotReady(RuntimeError):
     """A process was not ready in time; its log says why."""
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports of this machine that are free now."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [of.getsockname()[1] for of in held]
-    for of in held:
-        of.close()
-    return ports
+def reserved_port() -> socket.socket:
+    """Bind a socket to a free port of loopback, which the system gives to no other process until the socket is closed.
+
+    Servers can listen on the port, one after the other: they set `SO_REUSEADDR`, and this socket does not listen.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
 
 
 class Loop:
@@ -46,7 +48,8 @@ class Loop:
 
     def __init__(self, folders: Folders, stop: threading.Event) -> None:
         self.folders, self.settings, self._stop = folders, folders.settings, stop
-        self.ports = free_ports(len(self.settings.arms))
+        self._reserved = [reserved_port() for _ in self.settings.arms]  # also while a service is started again
+        self.ports = [held.getsockname()[1] for held in self._reserved]
         self.watcher = Watcher(folders.run / "processes.json")
         self.clock = Clock()
 
@@ -88,6 +91,12 @@ class Loop:
         aside.write_text(f"{settings.start / MICROSECONDS_PER_SECOND},{time.time()},{settings.pace}")
         aside.rename(file)
         self.clock = Clock.wait_for(file)
+
+    def end(self) -> None:
+        """End the processes, and release their ports."""
+        self.watcher.stop()
+        for held in self._reserved:
+            held.close()
 
     def wait(self, seconds: float = WATCH_SECONDS) -> bool:
         """Watch the processes. Returns whether the loop is over."""
