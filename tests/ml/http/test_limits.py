@@ -60,6 +60,19 @@ def test_a_client_that_sends_too_fast_is_told_when_to_come_back() -> None:
         assert one.post("/echo", content=b"x").status_code == 200
 
 
+@pytest.mark.parametrize(("trusted", "wanted"), [("127.0.0.1", [200, 429, 200]), ("10.0.0.9", [200, 429, 429])])
+def test_only_clients_behind_a_trusted_proxy_have_their_own_rates(
+    trusted: str, wanted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", trusted)
+    with service(Limits(rate=1e-3, burst=1)) as (url, _), client_at("127.0.0.1", url) as proxy:
+        found = [
+            proxy.post("/echo", content=b"x", headers={"x-forwarded-for": client}).status_code
+            for client in ("10.0.0.1", "10.0.0.1", "10.0.0.2")
+        ]
+    assert found == wanted
+
+
 def test_requests_beyond_the_limit_are_refused_while_others_are_answered() -> None:
     with service(Limits(in_flight=3)) as (url, go), client_at("127.0.0.1", url) as client, ThreadPoolExecutor(3) as pool:
         held = [pool.submit(httpx.get, f"{url}/wait", timeout=30) for _ in range(3)]
