@@ -1,12 +1,16 @@
-"""The day's models as bundles for inference, with quantised tables and layers. An export that loses too much is refused."""
+"""The day's models as bundles for inference, with quantised tables and layers. An export that loses too much is refused.
+
+The asset makes the check `export_quality` itself, because both need the trained and the exported model on the same rows.
+"""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from assets.check_results import result_of_days
 from assets.days import each_day
-from assets.partitions import days_before
+from assets.partitions import daily, days_before
 from assets.policy import TRAINING_POOL, daily_asset, key
 from assets.resources import LakeResource
 from assets.tables import table
@@ -16,10 +20,14 @@ from ml.recipes.export import LOOK_BACK_DAYS
 
 if TYPE_CHECKING:
     from ml.export.quantise import MeasuredTable, Quantised
+    from ml.export.verdict import ExportVerdict
+
+QUALITY = "export_quality"
 
 
 def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
     """Build the asset of one model of a dataset."""
+    asset = key(spec, stages.exported_models(model))
 
     @daily_asset(
         spec,
@@ -32,14 +40,29 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
             *([key(spec, stages.CLEANED_FEATURES)] if any(feature.vocabulary for feature in spec.sparse) else []),
         ],
         pool=TRAINING_POOL,
+        check_specs=[
+            dg.AssetCheckSpec(
+                QUALITY,
+                asset=asset,
+                partitions_def=daily(spec),
+                description="The export loses no more than the recipe's `export` section allows, exported towers find the "
+                "items that the trained ones find, and predictions are as fast as the recipe asks.",
+            )
+        ],
         description=f"The day's {model} as a bundle for inference, in the formats of the recipe's `export` section.",
     )
     def exported_models(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         from ml.export.day import export_day
+        from ml.export.verdict import judge_export
+
+        verdicts: dict[str, ExportVerdict] = {}
 
         def work(day: str) -> dict[str, Any]:
             done = export_day(spec, day, lake.open(), model)
+            verdict = judge_export(lake.open().manifest(stages.exported_models(model), spec.name, day), done.latency)
+            verdicts[day] = verdict
             return {
+                **verdict.values,
                 **_losses(done.quantised),
                 **({"kept_from": done.kept_from} if done.kept_from else {}),
                 "megabytes": done.bytes_after / 1e6,
@@ -47,7 +70,12 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
                 "path": dg.MetadataValue.path(str(done.folder)),
             }
 
-        return each_day(context, work, summary="bytes_ratio")
+        done = each_day(context, work, summary="bytes_ratio")
+        failing = [day for day, verdict in verdicts.items() if verdict.reasons]
+        shown = failing[0] if failing else context.partition_keys[-1]
+        checked = {"day": shown, **verdicts[shown].values}
+        result = result_of_days(failing, checked, verdicts[shown].reasons, check_name=QUALITY, asset_key=asset)
+        return dg.MaterializeResult(metadata=done.metadata, check_results=[result])
 
     return exported_models
 
@@ -57,7 +85,6 @@ def _losses(found: "Quantised | None") -> dict[str, Any]:
     if found is None:
         return {}
     return {
-        "lost": found.lost,
         "lost_of": found.metric,
         **({} if found.loss.error is None else {"lost_error": found.loss.error}),
         "lost_by_tables": found.by_tables,

@@ -24,6 +24,7 @@ from ml.datasets.splits import SPLITS
 from ml.days import day_before
 from ml.embeddings.inference.quantise import quantise_tables
 from ml.export.keep import export_to_keep, keep_export
+from ml.export.latency import Latency, latency_of
 from ml.export.quantise import Quantised, quantise
 from ml.lake import Lake
 from ml.recipes.export import LOOK_BACK_DAYS, ExportRecipe
@@ -53,6 +54,7 @@ class ExportedDay:
         bytes_before: Bytes of the trained model, without what only training needs.
         bytes_after: Bytes of the exported model.
         kept_from: The day whose export was kept, if nothing was trained on the day.
+        latency: Time of predictions; None if nothing was measured.
     """
 
     folder: UPath
@@ -61,6 +63,7 @@ class ExportedDay:
     bytes_before: int
     bytes_after: int
     kept_from: str | None = None
+    latency: Latency | None = None
 
 
 def load_export(lake: Lake, spec: DatasetSpec, day: str, model: str | None = None) -> Bundle:
@@ -132,13 +135,15 @@ def export_day(
             "%s/%s of %s: %s to %s have no rows to measure a loss on; exported as float32", spec.name, stage, day, days[0], day
         )
         quantise_tables(predictor.model, "float32")
-        quantised = None
+        quantised = latency = None
     else:
         quantised = quantise(predictor.model, choice, batch, predictor.recipe.correction)
         _judge(f"{spec.name}/{stage} of {day}", spec, model, quantised, days)
+        latency = latency_of(predictor, batch)
     with lake.write(stage, spec.name, day) as folder:
         predictor.save(folder, write_inputs(folder, spec, vocabularies))
-        done = ExportedDay(lake.partition(stage, spec.name, day), days, quantised, bytes_before, bytes_of(predictor.model))
+        partition, bytes_after = lake.partition(stage, spec.name, day), bytes_of(predictor.model)
+        done = ExportedDay(partition, days, quantised, bytes_before, bytes_after, latency=latency)
         identity = {"digest": digest(folder), "fingerprint": spec.fingerprint, "snapshot": lake.digest(source, spec.name, day)}
         lake.write_manifest(folder, identity | _measured(done, choice) | lineage)
     return done
@@ -231,4 +236,5 @@ def _measured(done: ExportedDay, choice: ExportRecipe) -> dict[str, Any]:
             "by_layers": found.by_layers,
         },
         "tables": {name: asdict(table) for name, table in found.tables.items()},
+        "towers": asdict(found.towers) if found.towers else None,
     }

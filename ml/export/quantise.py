@@ -12,6 +12,7 @@ from ml.embeddings.inference.kinds import quantisable
 from ml.embeddings.inference.quantise import QuantisedTable, quantise_bags
 from ml.evaluation.compare import Estimate
 from ml.export.accuracy import Accuracy, accuracy, loss_of, losses_by_table, scores_of
+from ml.export.towers import TowerRecall, TowerScores
 from ml.models.int8 import quantise_layers
 from ml.recipes.export import ExportRecipe
 from ml.recipes.sampling import UNCORRECTED, Correction
@@ -44,6 +45,7 @@ class Quantised:
         by_tables: The part of the loss that the tables cause.
         by_layers: The part of the loss that the layers cause.
         tables: Format, size and error of each table.
+        towers: Recall of the quantised towers against the trained ones; None for other models, and with very few items.
     """
 
     choice: ExportRecipe
@@ -54,6 +56,7 @@ class Quantised:
     by_tables: float
     by_layers: float
     tables: dict[str, MeasuredTable]
+    towers: TowerRecall | None
 
     @property
     def metric(self) -> str:
@@ -92,12 +95,13 @@ def quantise(model: nn.Module, choice: ExportRecipe, batch: Batch, correction: C
     auc_losses = losses_by_table(model, made, batch.rows(few), correction)
     tables = {name: MeasuredTable(**asdict(table), auc_loss=auc_losses[name]) for name, table in stats.items()}
     labels = batch.labels.numpy()
-    trained = scores_of(model, batch, correction)
+    trained, nearest = scores_of(model, batch, correction), TowerScores.of(model, batch)
     for path, bags in made.items():
         model.set_submodule(path, bags)
     between = accuracy(labels, scores_of(model, batch, correction))
     if choice.layers == "int8":
         quantise_layers(model)
-    quantised = scores_of(model, batch, correction)
+    quantised, now_nearest = scores_of(model, batch, correction), TowerScores.of(model, batch)
+    towers = nearest.recall(now_nearest) if nearest and now_nearest else None
     before, after, loss = accuracy(labels, trained), accuracy(labels, quantised), loss_of(labels, trained, quantised)
-    return Quantised(choice, len(batch), before, after, loss, before.lost(between), between.lost(after), tables)
+    return Quantised(choice, len(batch), before, after, loss, before.lost(between), between.lost(after), tables, towers)

@@ -25,3 +25,16 @@ class ExportRecipe(Strict):
         ge=0,
         description="Largest loss of AUC, or of log loss if AUC is undefined; a significantly larger loss is refused.",
     )
+    min_tower_recall: FloatOrText = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="Smallest share of the nearest items of trained two-tower models that the exported ones find; otherwise "
+        "the check `export_quality` warns.",
+    )
+    max_latency_ms: FloatOrText | None = Field(
+        default=None,
+        gt=0,
+        description="Largest median time, in milliseconds, to score 1,000 rows, or all measured rows if there are fewer; "
+        "otherwise the check `export_quality` warns. By default, time is only shown.",
+    )

@@ -44,6 +44,18 @@ def test_metadata_list_every_table_and_a_refused_export_fails_once(
         formats = {record.data["table"]: record.data["format"] for record in tables.records}
         assert formats == {"a": "float16", "b": "int8", "tags": "int8"}
 
+        (check,) = done.get_asset_check_evaluations()
+        shown = {name: value.value for name, value in check.metadata.items()}
+        assert (check.check_name, check.passed, shown["day"]) == ("export_quality", True, day)
+        assert shown["lost"] == metadata["lost"].value and shown["latency_rows"] == 600 and shown["latency_ms"] > 0
+        assert shown["latency_ms"] == metadata["latency_ms"].value
+
+        slow = run(lake, day, {"max_latency_ms": 1e-6}, instance)
+        (check,) = slow.get_asset_check_evaluations()
+        assert slow.success and not check.passed and check.severity == dg.AssetCheckSeverity.WARN
+        assert "more than export.max_latency_ms of 1e-06" in str(check.metadata["explanation"].value)
+        manifest = lake.manifest("exported_models/dlrm", "made", day)
+
         failed = run(lake, day, {"rows": "int4", "max_auc_loss": 0.0}, instance)
         assert not failed.success and lake.manifest("exported_models/dlrm", "made", day) == manifest
         assert not any(event.is_step_up_for_retry for event in failed.all_events)

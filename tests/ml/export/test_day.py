@@ -72,7 +72,9 @@ def test_the_manifest_describes_the_export(lake: Lake, days: list[str]) -> None:
     source = lake.manifest("tuned_models/dlrm", "made", days[1])
     assert manifest["snapshot"] == source["digest"] == manifest["lineage"][f"tuned_models/dlrm/{days[1]}"]
     assert manifest["digest"] == digest(done.folder) and manifest["fingerprint"] == made_spec().fingerprint
-    assert manifest["export"] == {"rows": "int8", "tables": {}, "layers": "int8", "max_auc_loss": 0.0005}
+    limits = {"max_auc_loss": 0.0005, "min_tower_recall": 0.9, "max_latency_ms": None}
+    assert manifest["export"] == {"rows": "int8", "tables": {}, "layers": "int8", **limits}
+    assert manifest["towers"] is None
     assert manifest["bytes"] == {"before": done.bytes_before, "after": done.bytes_after}
     assert manifest["before"] == asdict(found.before) and manifest["after"] == asdict(found.after)
     assert found is not None and found.loss.error is not None
