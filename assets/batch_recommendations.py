@@ -38,6 +38,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             dg.AssetDep(key(spec, spec.examples_log.stage), partition_mapping=look_back),
             *(key(spec, stages.exported_models(model)) for model in spec.models),
             key(spec, stages.CANDIDATE_INDEX),
+            key(spec, stages.EVALUATION_REPORTS),  # which decide the champion
             *([dg.AssetDep(key(spec, stages.FEATURE_TABLES), partition_mapping=look_back)] if spec.feature_tables else []),
         ],
         pool=SPARK_POOL,

@@ -20,7 +20,9 @@ def main(dataset: str, model: str | None, to: str | None, forward: bool) -> None
     earlier version that can be served, and nothing has changed; with 2 if an argument is wrong.
     """
     quiet_console()
-    from ml.serving.choice import ranking_model
+    from ml.evaluation.history import DamagedReport
+    from ml.serving.champion import champion_of, model_to_rank
+    from ml.serving.choice import choose_models
     from ml.serving.pins import Pins, WrongPin
     from ml.serving.ranker import NAME
     from ml.serving.rollback import NothingToServe, roll_back
@@ -28,7 +30,12 @@ def main(dataset: str, model: str | None, to: str | None, forward: bool) -> None
     spec, lake, pins = the_dataset(dataset), Lake.at(lake_root()), Pins(serving_folder(dataset))
     asks = spec.item is not None and spec.ranked is not None and spec.ranked.lambdarank is not None
     models = [*spec.models, *([NAME] if asks else [])]
-    name = model or (NAME if asks else ranking_model(spec))
+    try:
+        name = model or (
+            NAME if asks else choose_models(spec, champion=model_to_rank(spec, champion_of(spec, lake), pins)).model
+        )
+    except (DamagedReport, WrongPin) as error:
+        raise click.ClickException(f"{error}; or name a model with --model") from error
     if name not in models:
         raise click.BadParameter(f"{dataset} has no model {name!r}; it has {', '.join(models)}", param_hint="--model")
     if forward:

@@ -18,7 +18,7 @@ from upath import UPath
 
 from ml.batch.options import BatchOptions
 from ml.batch.part import USER, BatchRun, Task, recommend_part, release
-from ml.batch.two_stages import ranker_day
+from ml.batch.two_stages import champion_on, ranker_day
 from ml.batch.users import user_days, users_of
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import Runner
@@ -26,7 +26,7 @@ from ml.lake import Lake
 from ml.parquet import write_table
 from ml.serving.choice import choose_models
 from ml.serving.past import feature_table_days, window_days
-from ml.stages import BATCH_RECOMMENDATIONS, CANDIDATE_INDEX, FEATURE_TABLES, exported_models
+from ml.stages import BATCH_RECOMMENDATIONS, CANDIDATE_INDEX, EVALUATION_REPORTS, FEATURE_TABLES, exported_models
 
 USERS_PER_PART = 4096
 DEFAULTS = BatchOptions()
@@ -82,7 +82,8 @@ def recommend_day(
     """
     if missing := [key for key in ("item", "user") if getattr(spec, key) is None]:
         raise ValueError(f"{spec.name}: the catalog entry has no `{missing[0]}`, so nothing can be recommended to its users")
-    choice, stage, ranker = choose_models(spec), spec.examples_log.stage, ranker_day(lake, spec, day)
+    choice = choose_models(spec, champion=champion_on(spec, lake, day))
+    stage, ranker = spec.examples_log.stage, ranker_day(lake, spec, day)
     days = user_days(spec, lake, day, options.user_days)
     names: list[str] = sorted(filter(None, {choice.model, choice.towers, *choice.shown}))
     inputs = [
@@ -90,6 +91,7 @@ def recommend_day(
         *((FEATURE_TABLES, other) for other in feature_table_days(spec, lake, day)),
         *((exported_models(name), day) for name in names),
         *([(CANDIDATE_INDEX, ranker)] if ranker else []),
+        *([(EVALUATION_REPORTS, day)] if lake.has(EVALUATION_REPORTS, spec.name, day) else []),
     ]
     lineage = lake.lineage(spec.name, inputs)
     users, began = users_of(spec, lake, days, runner), time.perf_counter()

@@ -11,9 +11,10 @@ import pyarrow as pa
 from ml.artifacts.bundle import Bundle
 from ml.catalog.experiment import Experiment
 from ml.catalog.spec import DatasetSpec
-from ml.days import day_bounds
+from ml.days import day_bounds, shift_day
 from ml.lake import Lake
 from ml.models.lambdarank import LambdaRank
+from ml.serving.champion import champion_of
 from ml.serving.choice import choose_models
 from ml.serving.models import load_export
 from ml.serving.past import recommender_at
@@ -60,7 +61,7 @@ class TwoStages:
             MissingPartition: The day has not been ingested.
             Refused: A model cannot be served; the message says why.
         """
-        choice, now = choose_models(spec), day_bounds(day, spec.zone)[1]
+        choice, now = choose_models(spec, champion=champion_on(spec, lake, day)), day_bounds(day, spec.zone)[1]
         names = dict.fromkeys([choice.model, *choice.shown])
         bundles = {name: load_export(lake, spec, name, day) for name in names}
         towers = bundles.get(choice.towers or "") or (load_export(lake, spec, choice.towers, day) if choice.towers else None)
@@ -97,6 +98,11 @@ class TwoStages:
         ranker = self.ranker if variant in (None, NAME) else None
         found = self.recommender.recommend(bundle, user, {}, k, self.now, exclude_seen=exclude_seen, ranker=ranker)
         return (NAME if found.by_ranker else name), found
+
+
+def champion_on(spec: DatasetSpec, lake: Lake, day: str) -> str | None:
+    """Return the champion according to the reports up to a day; see `champion_of`."""
+    return champion_of(spec, lake, until=shift_day(day, 1))
 
 
 def ranker_day(lake: Lake, spec: DatasetSpec, day: str) -> str | None:

@@ -37,23 +37,29 @@ class Choice:
         return list(dict.fromkeys(name for name in (self.model, self.towers, *self.shown) if name is not None))
 
 
-def ranking_model(spec: DatasetSpec) -> str:
-    """Return the model that ranks by default: the first without two towers, or else the first."""
+def competing_models(spec: DatasetSpec) -> list[str]:
+    """Return the models of which one ranks: those without two towers, or else the first."""
     single = [name for name in spec.models if recipe_of(spec, name).model.kind != "two_tower"]
-    return single[0] if single else spec.primary
+    return single or [spec.primary]
 
 
-def choose_models(spec: DatasetSpec, model: str | None = None) -> Choice:
+def ranking_model(spec: DatasetSpec) -> str:
+    """Return the model that ranks as long as there is no champion."""
+    return competing_models(spec)[0]
+
+
+def choose_models(spec: DatasetSpec, model: str | None = None, champion: str | None = None) -> Choice:
     """Choose the models of a dataset.
 
     Args:
         spec: The dataset.
         model: The model that ranks alone, without LambdaRank and experiment; by default the catalog entry decides.
+        champion: The model that ranks if neither `model` nor an experiment decides; by default `ranking_model`.
     """
     experiment = None if model else spec.experiment
     has_ranker = bool(spec.item) and model is None and spec.ranked is not None and spec.ranked.lambdarank is not None
     has_ranker = has_ranker and (experiment is None or NAME in experiment.shares)
-    name = model or next(iter(_shown(experiment)), ranking_model(spec))
+    name = model or next(iter(_shown(experiment)), champion or ranking_model(spec))
     return Choice(name, retrieval_model(spec) if spec.item else None, has_ranker, experiment)
 
 

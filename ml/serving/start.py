@@ -13,7 +13,8 @@ from ml.days import day_bounds
 from ml.lake import Lake
 from ml.online.probe_set import probe_day, probe_of
 from ml.recipes.stored import recipe_in_use
-from ml.serving.choice import Choice, choose_models
+from ml.serving.champion import ChampionModel
+from ml.serving.choice import Choice, choose_models, competing_models
 from ml.serving.clock import Clock
 from ml.serving.engine import Engine
 from ml.serving.followed import FollowedModel
@@ -36,9 +37,23 @@ def load_models(
     model: str | None = None,
     pins: Pins | None = None,
 ) -> dict[str, ServedModel]:
-    """Load the models of a service, by name; see `start` for the arguments. Raises `NoModel`."""
-    names = choose_models(spec, model).names
-    return {name: _served(spec, lake, name, (synced or {}).get(name), pins) for name in names}
+    """Load the models of a service; see `start` for the arguments. Raises `NoModel`.
+
+    Returns:
+        The models by name. If the champion ranks, `Choice.model` is a `ChampionModel`, whichever model is champion.
+    """
+    choice, followed = choose_models(spec, model), synced or {}
+
+    def load(name: str) -> ServedModel:
+        return _served(spec, lake, name, followed.get(name), pins)
+
+    def leave(name: str) -> None:
+        if name in followed:
+            followed[name].leave()
+
+    models = {name: load(name) for name in choice.names if name != choice.model}
+    has_champion = model is None and choice.experiment is None and len(competing_models(spec)) > 1
+    return {choice.model: ChampionModel(spec, lake, load, leave, pins) if has_champion else load(choice.model)} | models
 
 
 def clock_of(spec: DatasetSpec, lake: Lake, model: str | None = None) -> Clock:
@@ -66,8 +81,8 @@ def start(
         stream: The dataset's folder of arriving events, `<home>/stream/<dataset>`.
         sides: The joined columns of each side table, in the order of `spec.join`.
         synced: The models that online training may publish, by name.
-        model: The model that ranks; by default the first that has no two towers, or else the first. Unless it is given, a
-            LambdaRank orders the candidates of recommendations if the lake has one, and an experiment of the entry takes place.
+        model: The model that ranks; by default the champion, see `ml.serving.champion`. Unless it is given, a LambdaRank orders
+            the candidates of recommendations if the lake has one, and an experiment of the entry takes place.
         pins: The pins of the dataset; by default, models cannot be pinned to earlier versions.
         clock: The time of requests; by default the end of the log, or the time of the machine for a live log.
         models: The models by name, if another process keeps them up to date; by default they are loaded.

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from click.testing import CliRunner
 
+from ml.evaluation.history import ENTRY
 from ml.lake import Lake
 from orchestration.rollback import main
+from tests.helpers import champions
 from tests.helpers.kiosk_days import DAYS
-from tests.helpers.kiosk_lake import export, put_raw, raw_rows, spec_of
+from tests.helpers.kiosk_lake import experiment_lake, export, put_raw, raw_rows, spec_of
 from tests.orchestration.test_serve import home, running
 
 __all__ = ["home"]
@@ -44,6 +47,23 @@ def test_a_running_service_follows(home: Path) -> None:
         assert client.get("/health").json()["models"]["dlrm"] == "pinned"
         rolled_back(home, "--forward")
         wait_for(client, DAYS[1])
+
+
+def test_the_default_is_the_model_that_ranks(tmp_path: Path) -> None:
+    home, catalog = tmp_path / "home", tmp_path / "catalog"
+    catalog.mkdir()
+    entry = champions.SPEC.model_dump(mode="json", exclude_unset=True)
+    (catalog / "kiosk.yaml").write_text(yaml.safe_dump(entry, sort_keys=False))  # dlrm is the first model
+    lake = experiment_lake(home)
+    for model in champions.SPEC.models:
+        export(lake, champions.SPEC, model, DAYS[1], seed=3)
+    rolled_back(home)
+    champions.make_champion(lake, "deepfm")
+    assert "kiosk/dlrm: the newest version is served\n" in rolled_back(home, "--forward"), "which ranked as it was pinned"
+    assert f"kiosk/deepfm: {DAYS[0]} is served instead of {DAYS[1]}" in rolled_back(home)
+    report = lake.partition("evaluation_reports", "kiosk", champions.FIRST_REPORT) / ENTRY
+    report.write_text("[]")
+    assert "materialise the report of the day again; or name a model with --model" in rolled_back(home, code=1)
 
 
 def test_what_cannot_be_done_is_said_with_its_code(home: Path) -> None:

@@ -26,6 +26,8 @@ from ml.serving.app import create_serving_app
 from ml.serving.clock import Clock
 from ml.serving.start import start
 from ml.sync.status import Refused
+from tests.helpers.champions import SPEC as CHAMPIONS
+from tests.helpers.champions import make_champion
 from tests.helpers.kiosk_days import DAYS, kiosk
 from tests.helpers.kiosk_lake import (
     DAY,
@@ -66,6 +68,10 @@ def contents(folder: UPath) -> dict[str, bytes]:
 
 
 def made(root: Path, case: str) -> tuple[Lake, DatasetSpec]:
+    if case == "champion":
+        lake = experiment_lake(root)
+        make_champion(lake, "deepfm")
+        return lake, CHAMPIONS
     if case == "experiment":
         return experiment_lake(root), experiment_spec()
     if case == "tables":
@@ -75,12 +81,13 @@ def made(root: Path, case: str) -> tuple[Lake, DatasetSpec]:
     return lake, spec
 
 
-@pytest.mark.parametrize("case", ["models", "lambdarank", "experiment", "tables"])
+@pytest.mark.parametrize("case", ["models", "lambdarank", "experiment", "champion", "tables"])
 def test_rows_are_what_the_service_answers_at_the_end_of_the_day(tmp_path: Path, case: str) -> None:
     lake, spec = made(tmp_path / "lake", case)
     done = recommend_day(spec, DAY, lake, str(tmp_path), LocalRunner(), FIVE, users_per_part=8)
     users = by_user(rows_of(lake, spec))
     assert done.users == len(users) == len(set(raw_rows()["user"].to_pylist())) and sum(done.models.values()) == done.users
+    assert case != "champion" or set(done.models) == {"deepfm"}
     machine = time.time_ns() // 1000
     end = Clock(offset=END - machine, pace=0.0, began=machine)
     engine = start(spec, lake, UPath(tmp_path / "stream"), clock=end)
