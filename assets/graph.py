@@ -33,7 +33,7 @@ from assets.policy import key
 from assets.promotion_checks import build_promotion_check
 from assets.report_checks import build_report_checks
 from assets.retune_checks import build_retune_checks
-from assets.serving_checks import build_serving_check
+from assets.serving_checks import build_health_check, build_lag_check
 from ml.catalog.spec import DatasetSpec
 from ml.stages import VALIDATED
 
@@ -67,7 +67,8 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
             *([build_experiment_check(spec)] if spec.experiment else []),
             build_retune_checks(spec),
             *(build_online_check(spec, model) for model in spec.models),
-            *(build_serving_check(spec, model) for model in spec.models),
+            *(build_lag_check(spec, model) for model in spec.models),
+            build_health_check(spec),
             *([candidate_index.build_recall_check(spec)] if spec.item else []),
             *([batch_recommendations.build_check(spec)] if spec.item and spec.user else []),
             *([build_joiner_checks(spec), build_stream_check(spec)] if spec.actions else []),

@@ -1,5 +1,6 @@
 """Resources of the assets. `orchestration/deployments.py` binds them to a deployment."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -45,6 +46,15 @@ class StreamsResource(dg.ConfigurableResource):
         from upath import UPath
 
         return UPath(self.root) / dataset
+
+
+class ServingResource(dg.ConfigurableResource):
+    """The local folder of running services, with one folder per dataset."""
+
+    root: str = Field(description="A local folder.")
+
+    def folder(self, dataset: str) -> Path:
+        return Path(self.root) / dataset
 
 
 class SyncResource(dg.ConfigurableResource):

@@ -16,17 +16,19 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str, mode: int = 0o666) -> None:
     """Write a small file so that readers find either the old or the new one, even if several processes write it at once.
 
     Args:
         path: The file. Its folder is created if it does not exist.
         text: The new contents.
+        mode: Permissions of the file, from which the umask of the process is taken away.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        beside.write_text(text, encoding="utf-8")
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+            file.write(text)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from orchestration.retuning import retuning_sensor
 from orchestration.schedules import daily_schedule, weekly_tuning
 from orchestration.sensors import landing_sensor
 from orchestration.streams import stream_job, stream_sensor
+from orchestration.watching import serving_sensor
 
 
 def build_defs(specs: Iterable[DatasetSpec], resource_overrides: dict[str, object] | None = None) -> dg.Definitions:
@@ -39,6 +40,7 @@ def build_defs(specs: Iterable[DatasetSpec], resource_overrides: dict[str, objec
                 *(landing_sensor(spec, job) for spec, job in zip(specs, jobs, strict=True)),
                 *(retuning_sensor(spec, job) for spec, job in zip(specs, tunings, strict=True)),
                 *(stream_sensor(spec, job) for spec, job in zip(specs, streams, strict=True)),
+                *(serving_sensor(spec) for spec in specs),
             ],
             # A single process with one JVM and one import of torch takes a third of the CPU time of one process per step.
             executor=dg.in_process_executor,

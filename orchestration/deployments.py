@@ -30,6 +30,7 @@ from assets.resources import (
     LakeResource,
     LandingResource,
     MlflowResource,
+    ServingResource,
     SparkResource,
     StreamsResource,
     SyncResource,
@@ -68,7 +69,7 @@ def sync_root() -> str:
 
 
 def serving_folder(dataset: str) -> Path:
-    """Return the folder of the settings that running services of a dataset read, such as their pins."""
+    """Return the folder of a dataset's service, such as its pins and its address."""
     return home() / "serving" / dataset
 
 
@@ -104,6 +105,7 @@ def resources() -> dict[str, object]:
         "landing": LandingResource(root=landing_root()),
         "streams": StreamsResource(root=str(home() / "stream")),
         "sync": SyncResource(root=sync_root()),
+        "serving": ServingResource(root=str(home() / "serving")),
         "spark": spark,
         "dask": _dask(),
         "training": _training(spark),

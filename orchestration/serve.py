@@ -31,7 +31,7 @@ WAITING = "The models are loaded; the service starts when this file exists:"
 
 @click.command()
 @click.argument("dataset", default="synthetic")
-@click.option("--model", help="The ranking model; by default the first without two towers.")
+@click.option("--model", help="The ranking model; by default the champion of the reports.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="Port; 0 for any free one.")
 @click.option("--name", "names", multiple=True, help="A further host name under which the service is reached.")
@@ -75,6 +75,7 @@ def main(
     from ml.http.server import listen, serve, url_of
     from ml.http.tokens import load_token
     from ml.online.examples import read_side_tables
+    from ml.serving.announced import Announcement
     from ml.serving.app import create_serving_app
     from ml.serving.choice import choose_models
     from ml.serving.clock import Clock
@@ -88,13 +89,20 @@ def main(
     sys.setswitchinterval(SWITCH_SECONDS)
     spec, lake = the_dataset(dataset), Lake.at(lake_root())
     stream = UPath(home()) / "stream" / spec.name
-    token_file = Path(home()) / TOKEN
+    token_file, folder = Path(home()) / TOKEN, serving_folder(spec.name)
     stores = FileLock(Path(stream.path) / "serve.lock", timeout=0)  # held until the end: a journal has one writer
-    limits, pins = Limits(rate, burst=math.ceil(rate), in_flight=in_flight), Pins(serving_folder(spec.name))
+
+    def announce(listener: socket.socket) -> None:
+        """Tell other processes where the service answers, until it ends."""
+        urls = [url_of(listener), *(f"http://{name}:{listener.getsockname()[1]}" for name in names)]
+        Announcement(urls, None if token is None else str(token_file)).write(folder)
+        click.get_current_context().call_on_close(partial(Announcement.withdraw, folder))
+
+    limits, pins = Limits(rate, burst=math.ceil(rate), in_flight=in_flight), Pins(folder)
     try:
         Path(stream.path).mkdir(parents=True, exist_ok=True)
         stores.acquire()
-        synced = followed_models(spec, sync_root(), serving_folder(spec.name))
+        synced = followed_models(spec, sync_root(), folder)
         for followed in synced.values():
             click.get_current_context().call_on_close(followed.leave)
         token = None if is_open else load_token(token_file)
@@ -112,7 +120,12 @@ def main(
             hosts = (*LOOPBACK, host, *names)
             service = Service(spec, lake_root(), stream, list(sides), model, pins, shown, token, hosts, limits)
             ranking = models[choose_models(spec, model).model].version
-            say = partial(_say, url_of(listener), spec.name, ranking, shown.is_live, token, token_file)
+            said = partial(_say, url_of(listener), spec.name, ranking, shown.is_live, token, token_file)
+
+            def say(columns: list[str]) -> None:
+                announce(listener)
+                said(columns)
+
             Keeper(service, models, Journal(spec, stream, journaled), processes, listener, _work).run(say)
             return
         engine = start(spec, lake, stream, sides, synced, model, pins, shown)
@@ -127,6 +140,7 @@ def main(
     except (NoModel, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     columns = engine.recommender.context_columns if engine.recommender else []
+    announce(listener)
     _say(url_of(listener), spec.name, engine.ranking.version, engine.clock.is_live, token, token_file, columns)
     gc.collect()
     gc.freeze()  # a full collection of the objects of models and items takes hundreds of milliseconds, in which no request runs

@@ -5,13 +5,10 @@ on the files that no checkpoint has, publishes, and completes days that are over
 folder, where the landing sensor finds them, and their state becomes a partition of `online_updates`.
 """
 
-import json
-
 import dagster as dg
 
 from assets.policy import TRAINING_POOL, key
 from assets.resources import LakeResource, LandingResource, SyncResource
-from assets.serving_checks import lag_evaluation, lag_verdict
 from ml.catalog.spec import DatasetSpec
 from ml.stages import online_updates
 from orchestration.dead_runs import fail_dead_runs
@@ -68,8 +65,7 @@ def stream_job(spec: DatasetSpec) -> dg.JobDefinition:
 def stream_sensor(spec: DatasetSpec, job: dg.JobDefinition) -> dg.SensorDefinition:
     """Build the sensor of one dataset.
 
-    It requests a run if there are files that no checkpoint has, once for each newest file, and reports the check `serving_lag`
-    of each followed model whenever its verdict changes; the cursor stores the verdicts.
+    It requests a run if there are files that no checkpoint has, once for each newest file.
     """
 
     @dg.sensor(
@@ -77,17 +73,11 @@ def stream_sensor(spec: DatasetSpec, job: dg.JobDefinition) -> dg.SensorDefiniti
         job=job,
         minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description=f"Trains on rows of {spec.name} that arrive in its stream folder, and watches the lag of servers.",
+        description=f"Trains on rows of {spec.name} that arrive in its stream folder.",
     )
-    def stream_folder(context: dg.SensorEvaluationContext, lake: LakeResource, sync: SyncResource):
+    def stream_folder(context: dg.SensorEvaluationContext, lake: LakeResource):
         fail_dead_runs(context.instance)
-        verdicts = {model: lag_verdict(lake.open(), sync, spec, model) for model in followed(spec)}
-        passed = {model: verdict["passed"] for model, verdict in verdicts.items()}
-        before = json.loads(context.cursor) if context.cursor else {}
-        news = [lag_evaluation(spec, model, of) for model, of in verdicts.items() if before.get(model, True) != of["passed"]]
-        answer = _answer(context.instance, spec, job, lake)
-        requests, reason = ([answer], None) if isinstance(answer, dg.RunRequest) else ([], answer)
-        return dg.SensorResult(requests, reason, cursor=json.dumps(passed), asset_events=news)
+        return _answer(context.instance, spec, job, lake)
 
     return stream_folder
 

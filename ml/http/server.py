@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -46,14 +47,18 @@ def url_of(listener: socket.socket) -> str:
 
 
 def serve(app: ASGIApp, listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT. Requests in progress are answered before it returns.
+    """Serve until SIGTERM or SIGINT. Requests in progress are answered before it returns. Call it in the main thread.
 
     Args:
         app: The app.
         listener: The socket, from `listen`.
     """
-    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has stopped
-        _server(app, ConnectionLimits()).run(sockets=[listener])
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has stopped
+            _server(app, ConnectionLimits()).run(sockets=[listener])
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

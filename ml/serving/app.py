@@ -145,6 +145,7 @@ def create_serving_app(
             "click": click_schema(spec),
             "ranking": asdict(engine.ranking.version),
             "retrieval": asdict(engine.retrieval.version) if engine.retrieval else None,
+            "models": {served.version.model: asdict(served.version) for served in engine.models},
             "scored_by_bundle": recommender.item_sides.reason if recommender else None,
             "ranker": _ranker(engine.default),
             "variants": {name: _ranker(variant) for name, variant in engine.variants.items()},

@@ -15,6 +15,13 @@ def test_a_file_is_created_with_its_folder_and_replaced(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_permissions_are_those_that_were_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    for mode in (0o600, 0o400, 0o600):
+        replace_text(path, "text", mode)
+        assert path.stat().st_mode & 0o777 == mode
+
+
 def test_text_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     replace_text(path, "first")

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from ml.serving.announced import FILE, Announcement
 from ml.serving.followed import receiver_name
 from ml.sync.folder import Acknowledgement, sync_folder
 from tests.helpers.kiosk_lake import kiosk_lake, spec_of
@@ -74,9 +75,12 @@ def test_the_service_answers_and_stops_with_all_events_stored(home: Path) -> Non
         synced = [sync_folder(home / "sync", "kiosk", model) for model in spec_of().models]
         for folder in synced:
             folder.acknowledge(Acknowledgement(name, "run", 0, {}, time.time()))
-        process.send_signal(signal.SIGINT)
+        announced = home / "serving" / "kiosk" / FILE
+        assert Announcement.read(announced.parent) == Announcement([str(client.base_url).rstrip("/")], str(token))
+        assert announced.stat().st_mode & 0o777 == 0o600
+        process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=240) == 0
-    assert stored(home) == [7] and not any(folder.is_registered(name) for folder in synced)
+    assert stored(home) == [7] and not any(folder.is_registered(name) for folder in synced) and not announced.exists()
 
 
 @pytest.mark.slow

@@ -1,8 +1,7 @@
-"""The stream sensor asks for training when files have arrived, and reports servers that lag behind."""
+"""The stream sensor asks for training when files have arrived."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,12 @@ import pytest
 from upath import UPath
 
 from assets.resources import LakeResource, LandingResource, SyncResource
-from assets.serving_checks import build_serving_check
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-from ml.online import arriving_day, published
+from ml.online import arriving_day
 from ml.online.stream import stream_folder
-from ml.sync.folder import Acknowledgement
 from orchestration.definitions import build_defs
 from tests.helpers.arriving import DAYS, SPEC, recipe, write_files
-from tests.ml.sync.test_lag import publish
 
 
 @pytest.fixture
@@ -54,23 +50,3 @@ def test_files_that_no_checkpoint_has_are_trained_on_and_days_are_sealed(tmp_pat
         write_files(root, 1, 2)
         (request,) = tick(SPEC, resources, instance).run_requests
         assert request.run_key == f"{DAYS[1]}-001.parquet:1"
-
-
-def test_a_server_that_lags_beyond_the_limit_fails_the_check(resources: dict[str, Any]) -> None:
-    folder = resources["sync"].folder(SPEC.name, "dlrm")
-    publish(folder, "snapshot", 0, time.time() - 1000)
-    folder.acknowledge(Acknowledgement("server-1", "a1", 0, {}, time.time()))
-    folder.acknowledge(Acknowledgement(published.NAME, "a1", 0, {}, time.time()))
-    check: Any = build_serving_check(SPEC, "dlrm")
-    assert check(resources["lake"], resources["sync"]).passed
-    with dg.DagsterInstance.ephemeral() as instance:
-        before = tick(SPEC, resources, instance)
-        assert before.asset_events == []
-        publish(folder, "delta", 1, time.time() - 500)
-        result = check(resources["lake"], resources["sync"])
-        assert not result.passed
-        assert result.metadata["explanation"].value == "server-1 did not serve a published version within 300 seconds"
-        after = tick(SPEC, resources, instance, before.cursor)
-        (event,) = after.asset_events
-        assert event.check_name == "serving_lag" and not event.passed
-        assert tick(SPEC, resources, instance, after.cursor).asset_events == []

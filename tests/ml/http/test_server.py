@@ -212,6 +212,7 @@ def slow() -> str:
 listener = listen()
 print(url_of(listener), flush=True)
 serve(app, listener)
+print("cleaned up", flush=True)
 """
 
 
@@ -228,7 +229,7 @@ def test_a_signal_stops_the_server_after_the_requests_in_progress(sent: signal.S
         begun = time.monotonic()
         process.send_signal(sent)
         thread.join()
-        process.wait(20)
+        assert process.wait(20) == 0 and process.stdout.read() == "cleaned up\n"
     assert answers == ["done"] and time.monotonic() - begun < 15
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{url}/health", timeout=5)
