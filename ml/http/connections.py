@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import resource
 from dataclasses import dataclass, field
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from ml.http.errors import error_response
 from ml.http.guard import SECURITY_HEADERS
@@ -51,6 +52,8 @@ class LimitedProtocol(HttpToolsProtocol):
     _unfinished = 0
     """Bytes that have arrived since the last head was complete, or since the last bytes of a body."""
     _has_body = False
+    _running: RequestResponseCycle | None = None
+    """The request in progress. If others have been sent ahead of its answer, `cycle` is the last of them."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -59,14 +62,25 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(self.connections) > self.limits.connections:
             silent = min(self.connections, key=lambda one: (one._is_answering, one._heard))  # type: ignore[union-attr]
             self.connections.discard(silent)
+            silent._write_no_more()  # type: ignore[union-attr]
             silent.transport.abort()  # type: ignore[union-attr]
 
     @property
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _write_no_more(self) -> None:
+        """Let the request in progress, which has no connection any more, write nothing: each write would be an error."""
+        if self._running is not None:
+            self._running.disconnected = True
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_nothing()
+        self._write_no_more()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -83,6 +97,7 @@ class LimitedProtocol(HttpToolsProtocol):
             if len(self.pipeline) > self.limits.pipelined:
                 self.transport.abort()
             if self.transport.is_closing():
+                self._write_no_more()
                 return
         if not self._is_answering:
             self._expect_head()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import signal
@@ -108,6 +109,21 @@ def test_half_a_head_is_refused_after_its_time(sent: bytes) -> None:
     with service(ConnectionLimits(head_seconds=0.3)) as url:
         answer = ask(url, sent)
         assert answer.startswith(b"HTTP/1.1 408") and b"did not arrive in time" in answer
+
+
+@pytest.mark.parametrize("sent_ahead", [b"", HEAD + b"\r\n"], ids=["one", "two"])
+@pytest.mark.parametrize("end", [b"", b"no HTTP\r\n\r\n"], ids=["closed by the client", "closed by the server"])
+def test_a_connection_that_closes_before_the_answer_logs_no_error(
+    sent_ahead: bytes, end: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = b"POST /slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+    with service() as url, connect(url) as connection:
+        connection.sendall(slow + sent_ahead + end)
+        if end:
+            assert rest_of(connection) == b""
+        time.sleep(0.2)  # the request has begun
+        connection.close()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR], "when all requests have ended"
 
 
 def test_half_a_head_behind_a_request_does_not_keep_the_connection() -> None:
