@@ -31,14 +31,14 @@ def rank_rows(
         user: The user as logged.
         context: Columns that all rows share.
         rows: N rows; a column of a row replaces the same column of the context.
-        now: Time of the request, in microseconds since 1970 UTC.
+        now: Time of the request, in microseconds since 1970 UTC, and of rows without an `event_time`.
 
     Returns:
         The places of the rows with their probabilities, the largest first; and the probability of each label, if the model
         predicts several.
 
     Raises:
-        WrongColumn: A column does not exist, or a value has another type.
+        WrongColumn: A column does not exist, a value has another type, or an `event_time` is no time.
     """
     known = {*spec.column_types, *ranking.columns, EVENT_TIME}
     for where, names in (("context", context), *((f"candidates[{i}]", row) for i, row in enumerate(rows))):
@@ -46,6 +46,8 @@ def rank_rows(
             raise WrongColumn(f"{where}.{unknown[0]}: no such column; the columns are {sorted(known)}")
     shared = {EVENT_TIME: now, **({spec.user: user} if spec.user else {}), **context}
     full = [{**shared, **row} for row in rows]
+    for row in full:
+        row[EVENT_TIME] = now if row[EVENT_TIME] is None else row[EVENT_TIME]
     columns = {}
     for name in ranking.columns:
         values = [row.get(name) for row in full]
@@ -55,7 +57,7 @@ def rank_rows(
             raise WrongColumn(f"candidates: column {name!r}: {error}") from error
     try:
         scores = ranking.predict_labels(pa.RecordBatch.from_pydict(columns))
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ValueError) as error:
         raise WrongColumn(str(error.args[0])) from error
     order = np.argsort(-scores[:, 0], kind="stable").tolist()
     return [(at, float(scores[at, 0]), by_label(ranking.labels, scores[at])) for at in order]
