@@ -67,6 +67,9 @@ def test_a_body_with_many_faults_gets_a_short_answer() -> None:
     data = json.dumps({str(number): 1 for number in range(5000)})
     answer = LEAN.post("/ask", content=data, headers=JSON)
     assert answer.status_code == 400 and answer.json()["message"] == "body: 5000 keys or values do not fit; see /openapi.json"
+    long = json.dumps({"context": {"tags": [[]] * 300_000}})
+    answer = LEAN.post("/ask", content=long, headers=JSON)
+    assert answer.status_code == 400 and len(answer.content) < 1000
     answer = LEAN.post("/ask", content=json.dumps({"x" * 100_000: 1}), headers=JSON)
     assert answer.status_code == 400 and len(answer.content) < 5000 and answer.json()["message"].startswith("body.xxx")
 
