@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import signal
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -162,3 +166,66 @@ def test_a_killed_keeper_leaves_no_worker_and_no_event_behind(home: Path) -> Non
         assert sorted(stored(home)) == sent
         # With each start, the clock of an ended log begins at its end again, where stored events are still in the future.
         until(lambda: set(sent) <= set(context(client)))
+
+
+class Posting:
+    """Posts events in threads until the end of the block, each with an item of its own.
+
+    Attributes:
+        acknowledged: Items of the events that were acknowledged.
+    """
+
+    def __init__(self, client: httpx.Client, first: int) -> None:
+        self.acknowledged: list[int] = []
+        self._client, self._items, self._stop = client, itertools.count(first), threading.Event()
+        self._threads = [threading.Thread(target=self._post, daemon=True) for _ in range(4)]
+
+    def __enter__(self) -> Posting:
+        for thread in self._threads:
+            thread.start()
+        self.more()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def more(self, count: int = 40) -> None:
+        """Wait until further events have been acknowledged."""
+        enough = len(self.acknowledged) + count
+        until(lambda: len(self.acknowledged) >= enough)
+
+    def _post(self) -> None:
+        while not self._stop.is_set():
+            with (
+                suppress(httpx.TransportError),
+                httpx.Client(base_url=self._client.base_url, headers=self._client.headers) as own,
+            ):
+                while not self._stop.is_set():
+                    item = next(self._items)  # not sent again if there is no response: it may have been stored
+                    if own.post("/events", json=events(item)).status_code == 202:
+                        self.acknowledged.append(item)
+
+
+def test_events_that_are_posted_while_processes_are_killed_are_stored_once(home: Path) -> None:
+    acknowledged = list[int]()
+    with running(home, "--processes", "2") as (process, client), Posting(client, 0) as posting:
+        for _ in range(2):
+            random.choice(workers(process.pid)).kill()
+            posting.more()
+            until(lambda: len(workers(process.pid)) == 2)
+            posting.more()
+        process.kill()
+    acknowledged += posting.acknowledged
+    with running(home, "--processes", "2") as (process, client), Posting(client, 10**6) as posting:
+        for one in [*workers(process.pid), process]:
+            one.kill()
+    acknowledged += posting.acknowledged
+    with running(home) as (process, client), Posting(client, 2 * 10**6) as posting:
+        process.kill()
+    acknowledged += posting.acknowledged
+    with running(home):
+        pass
+    times = Counter(stored(home))
+    assert set(times.values()) == {1} and set(acknowledged) <= set(times) and len(acknowledged) >= 280
