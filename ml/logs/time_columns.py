@@ -55,10 +55,12 @@ def time_columns(times: NDArray[np.int64], clock: Time) -> dict[str, pa.Array]:
 def _texts(wall: NDArray[np.int64], parts: Sequence[str]) -> pa.Array:
     """Writes wall clocks [N] by the parts of a format."""
     seconds, fraction = np.divmod(wall, MICROSECONDS_PER_SECOND)
-    stamps = pa.array(seconds).cast(pa.timestamp("s"))
-    known = {"%f": pc.utf8_lpad(pa.array(fraction).cast(pa.string()), 6, "0"), "%z": "+0000", "%%": "%"}
-    of_codes = [known[p] if p in known else pc.strftime(stamps, format=p) if p.startswith("%") else p for p in parts]
-    return pc.binary_join_element_wise(pa.repeat("", len(wall)), *of_codes, "")
+    stamps, pieces = pa.array(seconds).cast(pa.timestamp("s")), [""]
+    for part in parts:
+        pieces = [*pieces, "%f", ""] if part == "%f" else [*pieces[:-1], pieces[-1] + ("+0000" if part == "%z" else part)]
+    digits = pc.utf8_lpad(pa.array(fraction).cast(pa.string()), 6, "0")
+    texts = [digits if piece == "%f" else pc.strftime(stamps, format=piece) for piece in pieces if piece]
+    return pc.binary_join_element_wise(*texts, "")
 
 
 def _offsets(times: NDArray[np.int64], zone: ZoneInfo) -> NDArray[np.int64]:

@@ -68,6 +68,8 @@ class RowTimes:
         """Return the times [N] in one clock's columns, and which events have one. Raises `WrongEvent`."""
         read = pa.table({name: columns[name] for name in clock.columns})
         is_given = np.any([column.is_valid().to_numpy() for column in read.columns], axis=0)
+        if not is_given.any():
+            return np.zeros(len(is_given), np.int64), is_given
         times, is_time = event_times(time_values(read, clock), clock)
         latest = now + AHEAD_SECONDS * MICROSECONDS_PER_SECOND
         wrong = is_given & (~is_time | (times < self._begin) | (times > latest))
