@@ -19,7 +19,8 @@ from ml.artifacts.bundle import Bundle
 from ml.catalog.spec import DatasetSpec
 from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE
 from ml.features.hashing import hash_values
-from ml.retrieval.catalogue import Catalogue
+from ml.features.point_in_time.negatives import Events
+from ml.retrieval.catalogue import Catalogue, LiveItems
 from ml.retrieval.co_visitation import CoVisitation, CoVisitationSnapshot
 from ml.retrieval.contexts import NOT_LIVE, Contexts, places
 from ml.retrieval.index import ItemIndex
@@ -52,6 +53,7 @@ class ServedItems:
         clicks: int64 [L], clicks of the popularity window.
         together: Co-visitation.
         signals: What finds candidates and computes their signals; None without a LambdaRank.
+        counted: The events that trailing counts are computed from.
     """
 
     at: int
@@ -64,6 +66,7 @@ class ServedItems:
     clicks: NDArray[np.int64]
     together: CoVisitationSnapshot
     signals: SignalSnapshot | None
+    counted: Events
 
     def __len__(self) -> int:
         """Number L of items."""
@@ -114,8 +117,8 @@ class LiveCatalogue:
         self._live_index = LiveIndex()
         self._observed = np.iinfo(np.int64).min
         self._lock = threading.Lock()  # rings of co-visitation change in place
-        nothing = self._empty()
-        self.live = self._snapshot(0, np.zeros(0, np.int64), nothing, self._postings(nothing), None, None)
+        nothing, none = self._empty(), window.events_since(0)
+        self.live = self._snapshot(0, np.zeros(0, np.int64), nothing, self._postings(nothing), None, None, none)
 
     def refresh(self, now: int, retrieval: Bundle | None) -> ServedItems:
         """Learn from new events, and make the items of a point in time.
@@ -144,7 +147,7 @@ class LiveCatalogue:
         self._together.refresh(now, ids)
         if self._signals:
             self._signals.refresh(now, ids)
-        self.live = self._snapshot(now, ids, items, postings, index, retrieval)
+        self.live = self._snapshot(now, ids, items, postings, index, retrieval, counted)
         return self.live
 
     def _observe(self, clicks: Clicks, events: Interactions | None) -> None:
@@ -155,6 +158,26 @@ class LiveCatalogue:
             if self._signals and events is not None:
                 self._signals.observe(events)
         self._observed = int(clicks.time[-1]) + 1
+
+    def describe(self, live: ServedItems, given: pa.Array) -> pa.Table:
+        """Describe items that are not live, as of the last refresh.
+
+        Args:
+            live: The live items of the request.
+            given: N items as logged.
+
+        Returns:
+            N rows with the columns of `live.items`. Joined columns and trailing counts are known without an event; other
+            columns of the log are missing.
+        """
+        features = {
+            name: given if name == self.window.item else pa.nulls(len(given), self.window.types[name])
+            for name in logged_columns(self.spec)
+        }
+        items, counted = LiveItems(hash_values("item", given), pa.table(features)), live.counted
+        own = np.flatnonzero(np.isin(counted.item, items.ids))  # all events would have to be sorted
+        counted = Events(counted.time[own], counted.user[own], counted.item[own], counted.values.take(pa.array(own)))
+        return described(self.spec, items, self._sides, live.at, counted)
 
     def together(self, live: ServedItems, context: Sequence[int]) -> NDArray[np.float32]:
         """Score items by the sessions that they share with the items of a context.
@@ -218,11 +241,12 @@ class LiveCatalogue:
         postings: Postings,
         index: ItemIndex | None,
         tower: Bundle | None,
+        counted: Events,
     ) -> ServedItems:
         counts = self._popularity.counts if len(ids) else np.zeros(0, np.int64)
         popular = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
         signals = self._signals.current if self._signals else None
-        return ServedItems(now, ids, items, postings, index, tower, popular, counts, self._together.current, signals)
+        return ServedItems(now, ids, items, postings, index, tower, popular, counts, self._together.current, signals, counted)
 
     def _postings(self, items: pa.Table) -> Postings:
         return Postings(items.drop_columns(self._counts), self._separators)

@@ -374,15 +374,20 @@ class Recommender:
         ]
 
     def _described(self, live: ServedItems, candidates: Sequence[Any]) -> tuple[NDArray[np.int64], pa.Table]:
-        """Places and columns of items as they are live; of an item that is not, all but the item itself are missing."""
+        """Places and columns of N items; those that are not live are described by what is known without an event."""
         item = self.spec.item or ""
         try:
             given = pa.array(candidates, self.window.types[item])
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise WrongColumn(f"candidates: {error}") from error
         at = places(hash_values("item", given), live.ids)
-        table = live.items.take(pa.array(at, mask=at == NOT_LIVE))
-        return at, table.set_column(table.column_names.index(item), item, given)
+        is_live = at != NOT_LIVE
+        if is_live.all():
+            return at, live.items.take(pa.array(at))
+        others = self.source.describe(live, given.filter(pa.array(~is_live)))
+        # [N]: rows of the live items, followed by those of the others.
+        rows = np.where(is_live, at, len(live) + np.cumsum(~is_live) - 1)
+        return at, pa.concat_tables([live.items, others], promote_options="default").take(pa.array(rows))
 
 
 def _is_cached(value: Any) -> bool:

@@ -2,53 +2,64 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import zipfile
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
+from upath import UPath
 
+from ml.artifacts.predictor import Predictor
 from ml.catalog.spec import DatasetSpec
-from ml.compute.runner import LocalRunner
+from ml.compute.runner import LocalRunner, SparkRunner
 from ml.datasets.batch import Batch
 from ml.datasets.collate import batch_from_arrow
-from ml.datasets.request import RequestTransform
 from ml.features.clean import clean_day
 from ml.features.event_days import write_event_day
+from ml.features.hashing import hash_values
 from ml.features.point_in_time.event_log import EventLog
 from ml.features.point_in_time.feature_tables import table_columns, with_feature_tables
 from ml.features.read import feature_table
+from ml.http.server import serving
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
 from ml.logs.read import raw_table
 from ml.online.examples import read_side_tables
-from ml.schema import EVENT_TIME, FeatureSchema
-from ml.serving.batches import batch_of
-from ml.serving.catalogue import LiveCatalogue
-from ml.serving.events import EventWindow
+from ml.schema import EVENT_TIME, ITEM_KEY, LABEL, FeatureSchema
+from ml.serving.app import create_serving_app
+from ml.serving.clock import Clock
 from ml.serving.feature_tables import ServedTables
-from ml.serving.recommender import Recommender
+from ml.serving.start import start
+from tests.helpers.kiosk_lake import export
 from tests.helpers.small_logs import write_log
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 
 class Recorder:
-    """Stands for a bundle: it has the columns and the transform of one, and keeps the batch that it is asked to score."""
+    """A predictor that keeps the batch that it is asked to score."""
 
-    def __init__(self, spec: DatasetSpec, columns: dict[str, pa.DataType]) -> None:
-        self.columns, self._transform = columns, RequestTransform(spec)
+    def __init__(self, held: Predictor) -> None:
+        self.schema, self.labels, self._held = held.schema, held.labels, held
         self.seen: Batch | None = None
 
-    def batch(self, rows: pa.RecordBatch) -> Batch:
-        return self._transform(rows)
+    def predict(self, batch: Batch, sampled: bool = False) -> np.ndarray:
+        return self._held.predict(batch, sampled)
 
-    def score(self, batch: Batch) -> np.ndarray:
+    def predict_labels(self, batch: Batch, sampled: bool = False) -> np.ndarray:
         self.seen = batch
-        return np.zeros(len(batch), np.float32)
+        return self._held.predict_labels(batch, sampled)
 
 
-def batches_equal(one: Batch, other: Batch) -> None:
+def batches_equal(one: Batch | None, other: Batch) -> None:
+    assert one is not None
     np.testing.assert_array_equal(one.dense.numpy(), other.dense.numpy())
     assert one.sparse.keys() == other.sparse.keys()
     for key in one.sparse.keys():  # noqa: SIM118
@@ -93,13 +104,14 @@ def add_tables(entry: dict[str, Any]) -> None:
     entry["sparse"] += [{"name": "read", "history": "last_read"}, {"name": "others", "history": "readers"}]
 
 
-def make_days(spec: DatasetSpec, lake: Lake, logs: Path) -> tuple[str, str]:
+def make_days(spec: DatasetSpec, lake: Lake, logs: Path, spark: SparkSession | None = None) -> tuple[str, str]:
     first, day = spec.days()[:2]
+    runner = SparkRunner(spark) if spark else LocalRunner()
     for one in (first, day):
-        ingest_day(spec.log, one, str(logs), lake, LocalRunner())
+        ingest_day(spec.log, one, str(logs), lake, runner)
         if spec.feature_tables:
             write_event_day(spec, one, lake)
-        clean_day(spec, one, lake, str(logs), LocalRunner())
+        clean_day(spec, one, lake, str(logs), runner, spark)
     return first, day
 
 
@@ -144,53 +156,51 @@ def test_served_values_of_feature_tables_equal_those_of_the_log_all_day(tmp_path
         assert 0 < tables.lookup_counts.misses["on_device"] < len(raw) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["news", "ratings", "shop"])
-def test_served_features_equal_those_of_the_day(layout: str, tmp_path: Path, lake: Lake) -> None:
-    from ml.artifacts.raw_columns import raw_columns
-
+def test_every_row_of_a_day_is_served_with_the_features_and_the_score_of_the_daily_features(
+    layout: str, tmp_path: Path, lake: Lake, spark: SparkSession
+) -> None:
+    """Each event of a day is asked for just before it happens, with its sampled negatives. Spark has made the features."""
     logs = tmp_path / "logs"
-    entry: dict[str, Any] = write_log(layout, logs, 1)
+    tables = {"default": {"kind": "hashed", "rows": 512}}  # whose rows are not zero before they are trained
+    entry: dict[str, Any] = write_log(layout, logs, 1) | {"models": {"dlrm": {"overrides": {"tables": tables}}}}
     if layout == "news":
         entry["sparse"] += [{"name": "history", "history": 3}, {"name": "hour", "hour_of_day": True}]
         add_tables(entry)
         use_few_ids(logs / "clicks.zip")
     spec = DatasetSpec.model_validate(entry)
     assert spec.item and spec.user
-    first, day = make_days(spec, lake, logs)
-    sides = read_side_tables(spec, str(logs))
-    window = EventWindow(spec)
-    source = LiveCatalogue(spec, window, sides)
-    recommender, recorder = Recommender(spec, window, source, sides), Recorder(spec, raw_columns(spec))
+    first, day = make_days(spec, lake, logs, spark)
+    export(lake, spec, "dlrm", first)
+    engine = start(spec, lake, UPath(tmp_path / "stream"), read_side_tables(spec, str(logs)))
+    engine.follow = threading.Event.wait  # type: ignore[method-assign]  # the test alone refreshes
+    recommender, bundle = engine.recommender, engine.ranking.bundle
+    assert recommender is not None
+    recorder = Recorder(bundle.predictor)
     raw, features = raw_table(lake, spec.name, day), feature_table(lake, spec, day)
-    positives = features.filter(pa.array(features["label"].to_numpy() > 0.5)) if spec.label.negatives else features
-    assert len(positives) == len(raw) > 20
-    window.load(raw_table(lake, spec.name, first).select(window.columns))
-    source.tables.append(raw_table(lake, spec.name, first))
-    done, compared = 0, 0
-    times = raw[EVENT_TIME].to_numpy()
-    for at in np.unique(np.linspace(1, len(raw) - 1, 150).astype(int)).tolist():
-        now = int(times[at])
-        before = int(np.searchsorted(times, now))  # events at the same instant are not known yet
-        window.append(raw.slice(done, before - done).select(window.columns))
-        source.tables.append(raw.slice(done, before - done))
-        done = max(done, before)
-        row = raw.slice(at, 1).to_pylist()[0]
-        live = source.refresh(now, None)
-        items = live.items.filter(pa.array([value == row[spec.item] for value in live.items[spec.item].to_pylist()]))
-        if not len(items):  # an item without earlier events is not live, so it is never recommended
-            continue
-        described = set(items.column_names)
-        known = {name: value for name, value in row.items() if name in spec.column_types and name not in described}
-        read = {*recorder.columns, *source.tables.context_columns}
-        asked = {name: value for name, value in known.items() if name in read and name != spec.user}
-        user_row = recommender.row_of(recorder, row[spec.user], asked, now)  # type: ignore[arg-type]
-        logged = {name: row[name] for name in described if name in row}
-        for name, value in logged.items():
-            items = items.set_column(items.column_names.index(name), name, pa.array([value], items[name].type))
-        items = recommender.with_tables(items, row[spec.user], asked, now)
-        recorder.score(batch_of(recorder, user_row, items))  # type: ignore[arg-type]
-        assert recorder.seen is not None
-        wanted = batch_from_arrow(positives.slice(at, 1), FeatureSchema.of(spec))
-        batches_equal(recorder.seen, wanted)
-        compared += 1
-    assert compared >= (100 if layout == "news" else 5)
+    starts = np.flatnonzero(features[LABEL].to_numpy() > 0.5) if spec.label.negatives else np.arange(len(raw))
+    assert len(starts) == len(raw) > 20
+    known = pa.concat_tables([raw_table(lake, spec.name, first), raw])[spec.item].combine_chunks()
+    items = dict(zip(hash_values(ITEM_KEY, known).tolist(), known.to_pylist(), strict=True))
+    times, done, new = raw[EVENT_TIME].to_numpy(), 0, 0
+    with serving(create_serving_app(engine, None)) as url, httpx.Client(base_url=url, timeout=30) as client:
+        for at, (begin, end) in enumerate(pairwise([*starts.tolist(), len(features)])):
+            now, machine = int(times[at]), time.time_ns() // 1000
+            engine.clock = Clock(offset=now - machine, pace=0.0, began=machine)
+            before = int(np.searchsorted(times, now))  # events at the same instant are not known yet
+            engine.observe(raw.slice(done, before - done))
+            done = max(done, before)
+            engine.refresh()
+            row, rows = raw.slice(at, 1).to_pylist()[0], features.slice(begin, end - begin)
+            candidates = [items[key] for key in rows[ITEM_KEY].to_pylist()]
+            new += row[spec.item] not in recommender.source.live.items[spec.item].to_pylist()
+            context = {name: row[name] for name in recommender.context_columns}
+            wanted = batch_from_arrow(rows, FeatureSchema.of(spec))
+            recommender.rank(bundle.with_predictor(recorder), row[spec.user], context, candidates, now)
+            batches_equal(recorder.seen, wanted)
+            answer = client.post("/rank", json={"user": row[spec.user], "context": context, "candidates": candidates}).json()
+            scores = dict(zip(candidates, bundle.score(wanted).tolist(), strict=True))
+            assert {of["item"]: of["score"] for of in answer["items"]} == pytest.approx(scores, rel=1e-5)
+    assert new > 0, "an item without earlier events is among them"
+    assert set(recommender.item_sides.counts) == {"item_sides", "bundle"}

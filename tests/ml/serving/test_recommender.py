@@ -131,6 +131,13 @@ def test_given_items_are_ranked_also_if_they_are_not_live(engine: Engine) -> Non
     assert sorted(ranked.item for ranked in found.items) == [1, 2, 10**9]
 
 
+def test_items_that_are_not_live_have_the_trailing_counts_of_the_daily_features(engine: Engine) -> None:
+    live = recommender(engine).source.live.items.to_pylist()[0]
+    found = recommender(engine).rank(engine.ranking.bundle, 3, {}, [99_999, live["item"], 88_888], engine.clock.now())
+    columns = {ranked.item: ranked.columns for ranked in found.items}
+    assert columns == {live["item"]: live} | {item: {"item": item, "clicks_1h": 0} for item in (99_999, 88_888)}
+
+
 def test_reasons_are_changes_of_the_log_odds(engine: Engine) -> None:
     held, bundle = recommender(engine), engine.ranking.bundle
     row = held.row_of(bundle, 3, {"place": "here"}, engine.clock.now())
