@@ -15,6 +15,7 @@ from assets.studies import (
     negative_sampling,
     retrieval,
     served_recall,
+    served_scores,
     shard_failure,
     sync_cost,
     sync_interval,
@@ -37,6 +38,7 @@ def build(specs: Mapping[str, DatasetSpec]) -> list[dg.AssetsDefinition]:
     for study in (sync_interval, sync_cost, shard_failure):
         found += [study.build(spec) for spec in specs.values() if spec.partitions.end]
     found += [served_recall.build(spec) for spec in specs.values() if spec.item and spec.user]
+    found += [served_scores.build(spec) for spec in specs.values()]
     return found + [retrieval.build(spec) for spec in specs.values() if retrieval.MODEL in spec.models]
 
 

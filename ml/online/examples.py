@@ -98,6 +98,21 @@ class DayExamples:
         """
         if not len(rows):
             return arrow_schema(self._spec).empty_table()
+        return pa.Table.from_batches([self._transform(one_batch(self.columns(rows)))])
+
+    def columns(self, rows: pa.Table) -> pa.Table:
+        """Return the columns that features of the next rows of the day are computed from.
+
+        Args:
+            rows: N rows of `raw_schema(spec.examples_log)`, at least one, in time order.
+
+        Returns:
+            One row for each example of `features`, in the same order: columns of the log, trailing counts, values of feature
+            tables, joined columns, and histories as lists of ids.
+
+        Raises:
+            UnorderedRows: See `features`.
+        """
         spec, start, number = self._spec, self._earlier + self.rows, self.rows
         table = rows.select(read_columns(spec))
         for name in dictionary_columns(spec):
@@ -113,7 +128,7 @@ class DayExamples:
         for side, held in zip(spec.join, self._sides, strict=True):
             table, _ = index_join(table, side.log_key, held, side.table_key, side.columns)
         self.rows += len(rows)
-        return pa.Table.from_batches([self._transform(one_batch(table))])
+        return table
 
     def slice(self, rows: pa.Table, number: int, batch_size: int) -> DaySlice:
         """Make a slice of the next rows of the day.

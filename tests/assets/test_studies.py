@@ -22,6 +22,7 @@ from assets.studies import (
     independent_embeddings,
     multimetric,
     served_recall,
+    served_scores,
     shard_failure,
     sync_cost,
 )
@@ -35,6 +36,7 @@ from ml.stages import STUDIES
 from ml.studies import admission_sweep
 from tests.helpers.kiosk_days import DAYS, kiosk
 from tests.helpers.kiosk_lake import DAY, HOUR, kiosk_lake, put_raw, raw_rows, spec_of
+from tests.helpers.trained_logs import spec_of_log, train_first_day
 from tests.helpers.training_days import made_spec, write_days
 
 SPEC = made_spec().model_copy(update={"demo_days": 3})
@@ -173,3 +175,21 @@ def test_served_recall_answers_a_day_by_each_ranker_of_the_day_before(tmp_path: 
     assert measure(requests=20)["recall_at_20/dlrm"] is not None, "a rerun replaces the result"
     with pytest.raises(ValueError, match="is the first day"):
         measure(day=DAYS[0])
+
+
+@pytest.mark.slow
+def test_served_scores_compare_a_day_with_the_model_of_the_day_before(
+    tmp_path: Path, lake: Lake, catalog: dict[str, DatasetSpec]
+) -> None:
+    spec = spec_of_log("ratings", tmp_path / "landing" / "ratings", catalog["synthetic"])
+    asset, landing = served_scores.build(spec), LandingResource(root=str(tmp_path / "landing"))
+    with pytest.raises(dg.Failure, match="no day of the log has an export of dlrm"):
+        materialise(asset, {}, lake, landing=landing)
+    _, day = train_first_day(spec, lake, tmp_path / "landing" / "ratings")
+    with pytest.raises(dg.Failure, match="no model 'other'"):
+        materialise(asset, {"model": "other"}, lake, landing=landing)
+    metadata = materialise(asset, {}, lake, landing=landing)
+    assert metadata["day"].value == day and metadata["equal"].value is True
+    assert "| served and trained |" in metadata["differences"].value
+    found = json.loads((lake.partition(STUDIES, "served_scores", spec.name) / "scores.json").read_text())
+    assert found["rows"] == metadata["rows"].value > 20 and found["auc"]["served"] == metadata["auc/served"].value
