@@ -11,6 +11,7 @@ from ml.artifacts.bundle import Bundle
 from ml.datasets.batch import Batch
 from ml.schema import HISTORY_PREFIX
 from ml.serving.faults import WrongColumn
+from ml.serving.typed_values import typed_array
 
 
 def table_of(row: Mapping[str, pa.Scalar]) -> pa.Table:
@@ -33,6 +34,6 @@ def batch_of(ranking: Bundle, row: Mapping[str, pa.Scalar], items: pa.Table) -> 
 def scalar(what: str, value: Any, kind: pa.DataType) -> pa.Scalar:
     """Return a value of a request in the type of its column. Raises `WrongColumn`, which says what it is."""
     try:
-        return pa.scalar(value, kind)
+        return typed_array([value], kind)[0]
     except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError, OverflowError) as error:
         raise WrongColumn(f"{what}: expected {kind}, found {value!r:.80}") from error

@@ -12,6 +12,7 @@ from ml.schema import ARROW_TYPES, EVENT_TIME
 from ml.serving.as_logged import AsLogged
 from ml.serving.faults import WrongEvent
 from ml.serving.row_times import RowTimes
+from ml.serving.typed_values import typed_array
 
 
 class EventRows:
@@ -59,11 +60,11 @@ class EventRows:
 
     def _array(self, name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
         try:
-            return pa.array(values, kind)
+            return typed_array(values, kind)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError):
             for number, value in enumerate(values):
                 try:
-                    pa.array([value], kind)
+                    typed_array([value], kind)
                 except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError) as error:
                     raise WrongEvent(f"{self._folder}[{number}].{name}: expected {kind}, found {value!r:.80}") from error
             raise

@@ -26,6 +26,7 @@ from ml.retrieval.items import item_column
 from ml.retrieval.source import Clicks
 from ml.schema import ARROW_TYPES, EVENT_TIME, MISSING_ID
 from ml.serving.faults import WrongColumn
+from ml.serving.typed_values import typed_array
 
 _LAST = 20  # events of a user whose columns are known
 
@@ -280,7 +281,7 @@ class EventWindow:
     def user_array(self, user: Any) -> pa.Array:
         """Return a user as an array [1] of the column's type. Raises `WrongColumn`."""
         try:
-            return pa.array([user], self.types[self.user] if self.user else pa.null())
+            return typed_array([user], self.types[self.user] if self.user else pa.null())
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise WrongColumn(f"user: expected {self.types.get(self.user or '')}, found {user!r:.80}") from error
 

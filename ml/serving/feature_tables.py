@@ -26,6 +26,7 @@ from ml.retrieval.items import logged_columns
 from ml.schema import ARROW_TYPES, EVENT_TIME
 from ml.serving.faults import WrongColumn
 from ml.serving.served_log import ServedLog, current_request
+from ml.serving.typed_values import typed_array
 
 
 @dataclass
@@ -178,7 +179,7 @@ class ServedTables:
                 return column_keys(items, seed, column)
             kind = ARROW_TYPES[self.spec.table_columns[column]]
             try:
-                value = pa.array([context.get(column)], kind)
+                value = typed_array([context.get(column)], kind)
             except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, OverflowError) as error:
                 raise WrongColumn(f"context.{column}: expected {kind}, found {context[column]!r:.80}") from error
             return np.repeat(hash_values(seed, value), count)

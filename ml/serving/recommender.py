@@ -39,6 +39,7 @@ from ml.serving.item_sides import ItemSides
 from ml.serving.rows import by_label
 from ml.serving.served_log import current_request
 from ml.serving.side_rows import SideRows
+from ml.serving.typed_values import typed_array
 
 PER_SOURCE = {"two_tower": 300, "popularity": 100, "co_visitation": 200}
 """Number of candidates that each source finds."""
@@ -377,7 +378,7 @@ class Recommender:
         """Places and columns of N items; those that are not live are described by what is known without an event."""
         item = self.spec.item or ""
         try:
-            given = pa.array(candidates, self.window.types[item])
+            given = typed_array(candidates, self.window.types[item])
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise WrongColumn(f"candidates: {error}") from error
         at = places(hash_values("item", given), live.ids)

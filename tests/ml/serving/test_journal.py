@@ -144,6 +144,7 @@ def test_events_that_could_not_be_published_are_published_later(tmp_path: Path, 
     [
         ("examples", {"itm": 1}, r"examples\[1\]\.itm: no such column"),
         ("examples", {"item": "five"}, r"examples\[1\]\.item: expected int64, found 'five'"),
+        ("examples", {"item": 3.5}, r"examples\[1\]\.item: expected int64, found 3.5"),
         ("examples", {"item": 2**70}, r"examples\[1\]\.item: expected int64"),
         ("examples", {"event_time": END + 86_400_000_000}, r"examples\[1\]\.event_time: expected microseconds"),
         ("examples", {"event_time": "now"}, r"examples\[1\]\.event_time: expected int64"),
