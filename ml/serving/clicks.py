@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ml.catalog.spec import DatasetSpec
@@ -37,7 +38,8 @@ def _positive(spec: DatasetSpec) -> dict[str, Any]:
     if label.column is None:
         return {}
     if label.at_least is not None:
-        return {label.column: label.at_least}
+        is_int = spec.column_types[label.column] == "int"
+        return {label.column: math.ceil(label.at_least) if is_int else label.at_least}
     if label.is_ is not None:
         return {label.column: label.is_[0]}
     return {label.column: "1" if spec.column_types[label.column] == "string" else 1}
