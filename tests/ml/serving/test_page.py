@@ -24,7 +24,7 @@ from ml.serving.app import create_serving_app
 from ml.serving.engine import Engine
 from ml.serving.journal import Journal
 from ml.serving.start import start
-from tests.helpers.kiosk_lake import DAY, END, experiment_spec, export, raw_rows, spec_of
+from tests.helpers.kiosk_lake import DAY, END, experiment_spec, export, kiosk_lake, raw_rows, spec_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 LARGE = 2**60 + 1
@@ -88,7 +88,7 @@ def test_a_click_stores_the_shown_item_with_its_session_and_context(browser: Bro
         for number in range(2):
             item = page.evaluate("String(before[1])")
             page.locator("#items button").nth(1).click()
-            expect(page.locator("#context li").first).to_have_text(item)
+            expect(page.locator("#context .id").first).to_have_text(item)
             row = stored(engine, "examples")[number]
             assert (row["user"], row["item"]) == (user, int(item)) and int(item) in known
             assert row["place"] in ("here", "there")
@@ -99,7 +99,7 @@ def test_a_click_stores_the_shown_item_with_its_session_and_context(browser: Bro
 
 def test_nearest_past_clicks_are_items_of_the_user(browser: Browser, tmp_path: Path) -> None:
     with opened(browser, tmp_path, spec_of(), large_rows()) as (page, _):
-        context = page.locator("#context li").all_text_contents()
+        context = page.locator("#context .id").all_text_contents()
         nearest = page.locator("#items tr td:nth-child(6) .tag").all_text_contents()
         assert nearest and set(nearest) <= set(context)
 
@@ -136,6 +136,50 @@ def test_a_click_belongs_to_the_user_of_the_answer(browser: Browser, tmp_path: P
         assert (first["user"], first["item"]) == (int(user), int(item)) and second["user"] == int(other)
         assert first["visit"] != second["visit"]
         assert page.locator("#error").text_content() == ""
+
+
+def test_a_click_moves_the_list_and_says_what_changed(browser: Browser, tmp_path: Path) -> None:
+    spec = experiment_spec(label={"column": "clicked", "at_least": 0.5}, experiment=None)  # a like, in a column of ints
+    rows = raw_rows()
+    rows = rows.append_column("clicked", pa.array(np.arange(len(rows)) % 3 == 0).cast(pa.int64()))
+    with opened(browser, tmp_path, spec, rows) as (page, engine):
+        assert page.locator("#changes").is_hidden() and page.locator(".move").count() == 0
+        page.fill("#k", "4")
+        page.get_by_role("button", name="Recommend").click()
+        expect(page.locator("#items tr")).to_have_count(4)
+        old = page.evaluate("before")
+        page.locator("#items button").nth(1).click()
+        expect(page.locator("#changes")).to_contain_text(
+            f"The click on {old[1]} is stored. In the list since then: 1 left, 1 new"
+        )
+        new = page.evaluate("before")
+        assert [row["clicked"] for row in stored(engine, "examples")] == [1]
+        assert old[1] not in new and page.locator("#context .id").first.text_content() == str(old[1])
+        marked = [
+            item for item, row in zip(new, page.locator("#items tr").all(), strict=True) if "new" in row.inner_text().split()
+        ]
+        assert marked == [item for item in new if item not in old]
+        page.get_by_role("button", name="Next user").click()
+        expect(page.locator("#whose")).not_to_have_text(f"User {stored(engine, 'examples')[0]['user']}")
+        assert page.locator("#changes").is_hidden() and page.locator(".move").count() == 0
+
+
+def test_a_dataset_without_items_and_a_wrong_token_are_explained(browser: Browser, tmp_path: Path) -> None:
+    lake = kiosk_lake(tmp_path / "lake")
+    engine = start(spec_of(), lake, UPath(tmp_path / "stream"))
+    engine.recommender = None
+    with serving(create_serving_app(engine, "secret")) as url:
+        for token, said in (("secret", "nothing to recommend"), ("guess", "open the address that `make serve` has printed")):
+            page = browser.new_page()
+            page.goto(f"{url}/#{token}")
+            expect(page.get_by_role("alert")).to_contain_text(said)
+            assert page.locator("#page").is_hidden()
+            page.close()
+
+
+def test_past_items_are_described(browser: Browser, tmp_path: Path) -> None:
+    with opened(browser, tmp_path, spec_of(item_columns=["place"]), raw_rows()) as (page, _):
+        expect(page.locator("#context li").first).to_contain_text("place")
 
 
 @pytest.mark.parametrize(("kind", "made"), [("float", float), ("bool", bool), ("string", str)])
