@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
-from ml.catalog.load import CATALOG, CatalogError, load_catalog, load_dataset
+from ml.catalog.load import CatalogError
 from ml.catalog.reference import reachable
 from ml.catalog.spec import DatasetSpec
 from ml.embeddings.interface import bags_of
@@ -31,16 +30,10 @@ def test_every_dataset_has_a_recipe_that_fits_its_features(catalog: dict[str, Da
         assert read == set(features.sparse) - set(recipe.exclude_features)
 
 
-def test_the_two_towers_of_the_built_in_log_can_be_turned_on(tmp_path: Path) -> None:
-    text = (CATALOG / "synthetic.yaml").read_text()
-    assert retrieval_model(load_catalog()["synthetic"]) is None, "the demo does not train it"
-    lines = re.search(r"^# models:\n(?:#  .*\n)+", text, re.MULTILINE)
-    assert lines is not None
-    path = tmp_path / "synthetic.yaml"
-    path.write_text(text.replace(lines.group(), re.sub("^# ", "", lines.group(), flags=re.MULTILINE)))
-    spec = load_dataset(path)
-    assert retrieval_model(spec) == "two_tower" and spec.primary == "dlrm"
-    test_every_dataset_has_a_recipe_that_fits_its_features({spec.name: spec})
+def test_every_dataset_with_items_has_two_towers_beside_its_ranking_model(catalog: dict[str, DatasetSpec]) -> None:
+    found = {spec.name: retrieval_model(spec) for spec in catalog.values()}
+    assert found == {"criteo": None, "globo": "two_tower", "movielens": "two_tower", "synthetic": "two_tower"}
+    assert all(spec.primary == "dlrm" for spec in catalog.values())
 
 
 def test_overrides_change_only_what_they_name() -> None:
