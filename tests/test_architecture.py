@@ -12,7 +12,22 @@ import pytest
 from tests.helpers.paths import ROOT
 
 LAYERS = ("ml", "assets", "orchestration")  # each may import those before it
-GROUND = ("compute", "days", "disk", "distributed", "hashing", "lake", "locks", "metrics", "parquet", "schema", "stages")
+GROUND = (
+    *(
+        "compute",
+        "days",
+        "disk",
+        "distributed",
+        "give_way",
+        "hashing",
+        "lake",
+        "locks",
+        "metrics",
+        "parquet",
+        "schema",
+        "stages",
+    ),
+)
 PACKAGES = (  # packages of ml, in the same order; GROUND comes before them, and its modules may import each other
     *("catalog", "http", "tuning", "logs", "features", "joiner", "datasets", "embeddings", "recipes", "models", "artifacts"),
     *("retrieval", "training", "evaluation", "sync", "online", "serving", "batch", "export", "quality", "preflight"),

@@ -33,6 +33,7 @@ from ml.artifacts.weights import load_weights, quantised_of, weights_of
 from ml.datasets.batch import Batch
 from ml.embeddings.inference.quantised import QuantisedBags
 from ml.embeddings.interface import TrainableBags, bags_of
+from ml.give_way import give_way
 from ml.models.build import build_model
 from ml.models.int8 import Int8Linear
 from ml.models.predict import predict, predict_labels
@@ -135,6 +136,7 @@ class TorchPredictor:
     def _apply(self, delta: ModelDelta, undoable: bool) -> ModelUndo | None:
         if (pending := pending_delta(self.model, delta)) is None:
             return None
+        give_way()
         with self._change():
             undo = pending.write(undoable)
             self.model = pending.model

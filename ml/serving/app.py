@@ -47,6 +47,8 @@ from ml.serving.variants import Variant
 
 QUEUE = 64
 """Requests that may wait for the computing thread."""
+MOST_WAIT_SECONDS = 0.02
+"""How long background work waits for requests before each of its steps, so that it also progresses under full load."""
 BODY_LIMIT = 4 << 20
 DEFAULT_LIMITS = Limits()
 PAGE = Path(__file__).with_name("page.html")
@@ -62,16 +64,24 @@ class _Worker:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "recommend")
-        self.waiting = 0
+        self.waiting, self._idle = 0, threading.Event()
+        self._idle.set()
 
     async def __call__(self, work: Callable[[], Result]) -> Result:
         if self.waiting >= QUEUE:
             raise Overloaded
         self.waiting += 1
+        self._idle.clear()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         finally:
             self.waiting -= 1
+            if not self.waiting:
+                self._idle.set()
+
+    def wait_until_idle(self) -> None:
+        """Wait until no request is computed or waits, but no longer than `MOST_WAIT_SECONDS`."""
+        self._idle.wait(MOST_WAIT_SECONDS)
 
     def stop(self) -> None:
         self._pool.shutdown(wait=False)
@@ -111,7 +121,7 @@ def create_serving_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        thread = threading.Thread(target=engine.follow, args=(stop,), name="refresh", daemon=True)
+        thread = threading.Thread(target=engine.follow, args=(stop, worker.wait_until_idle), name="refresh", daemon=True)
         thread.start()
         yield
         stop.set()

@@ -20,6 +20,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE
 from ml.features.hashing import hash_values
 from ml.features.point_in_time.negatives import Events
+from ml.give_way import give_way
 from ml.retrieval.catalogue import Catalogue, LiveItems
 from ml.retrieval.co_visitation import CoVisitation, CoVisitationSnapshot
 from ml.retrieval.contexts import NOT_LIVE, Contexts, places
@@ -133,18 +134,23 @@ class LiveCatalogue:
             ids = hash_values("item", rows[item_column(self.spec)].combine_chunks())
             self._catalogue.add(rows[EVENT_TIME].to_numpy(), ids, rows.select(logged_columns(self.spec)))
         # Events that arrive later than newer ones count for items and histories, but not for the sources, which need order.
+        give_way()
         clicks = self.window.clicks_since(self._observed)
         clicks = clicks.rows(0, int(np.searchsorted(clicks.time, now)))
         if len(clicks):
             events = self.window.interactions_since(self._observed).rows(0, len(clicks)) if self._signals else None
             self._observe(clicks, events)
+        give_way()
         found = self._catalogue.live(now)
         ids = found.ids if found else np.zeros(0, np.int64)
         counted = self.window.events_since(now - self.window.look_back)
         items = described(self.spec, found, self._sides, now, counted) if found else self._empty()
+        give_way()
         postings, index = self._postings(items), self._index(ids, items, now, retrieval)
+        give_way()
         self._popularity.refresh(now, ids)
         self._together.refresh(now, ids)
+        give_way()
         if self._signals:
             self._signals.refresh(now, ids)
         self.live = self._snapshot(now, ids, items, postings, index, retrieval, counted)

@@ -119,11 +119,15 @@ class Engine:
         if (recommender := self.recommender) is not None:
             recommender.item_sides.prepare([model.bundle for model in self.models], recommender.source.live.items)
 
-    def follow(self, stop: threading.Event) -> None:
+    def follow(self, stop: threading.Event, wait: Callable[[], object] | None = None) -> None:
         """Keep models, events and items up to date until an event is set.
 
         Each is kept up to date in its own thread, because loading a model may take long. An error is logged,
         and the other work goes on.
+
+        Args:
+            stop: Ends the call.
+            wait: How the threads wait for requests; see `ml.give_way`.
         """
         journal = self.journal
         stored: list[Callable[[], object]] = [journal.rotate if isinstance(journal, Journal) else journal.poll]
@@ -134,7 +138,7 @@ class Engine:
             "events": (stored, stop, POLL_SECONDS),
             "items": ([self.refresh], stop, REFRESH_SECONDS),
         }
-        threads = [threading.Thread(target=repeat, args=of, name=name, daemon=True) for name, of in works.items()]
+        threads = [threading.Thread(target=repeat, args=(*of, wait), name=name, daemon=True) for name, of in works.items()]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -26,6 +26,7 @@ from ml.artifacts.bundle import Bundle
 from ml.artifacts.predictor import Predictor, TorchPredictor
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
+from ml.give_way import give_way
 from ml.models.dlrm import DLRM
 from ml.models.split_dlrm import FeatureSides, ItemStates, RequestState, SplitDLRM
 from ml.retrieval.items import item_columns
@@ -35,7 +36,7 @@ from ml.schema import HISTORY_PREFIX
 UNDERWAY = "a delta is being applied"
 _ATTEMPTS = 2
 """The second is for a delta that was written during the first."""
-_CHUNK = 512
+_CHUNK = 128
 """Items that are prepared at once; a request for other items waits for them."""
 ScoredBy = Literal["item_sides", "bundle"]
 _log = logging.getLogger("evergreen")
@@ -201,6 +202,7 @@ class ItemSides:
             for begin in range(0, len(side.wanted), _CHUNK):
                 if not side.is_of(predictor, items):
                     break
+                give_way()
                 side.compute(side.wanted[begin : begin + _CHUNK], lambda some, by=model: by.batch(padded(by, some)))
 
     def _side(self, predictor: TorchPredictor, items: pa.Table) -> _ItemSide:

@@ -6,25 +6,35 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
+from ml.give_way import give_way, set_wait
+
 _log = logging.getLogger("evergreen")
 
 
 def run_steps(steps: Sequence[Callable[[], object]]) -> None:
     """Take steps one after the other. An error of a step is logged, and holds up neither the other steps nor the service."""
     for step in steps:
+        give_way()
         try:
             step()
         except Exception:
             _log.exception("the service continues with its last models, items and events")
 
 
-def repeat(steps: Sequence[Callable[[], object]], stop: threading.Event, seconds: float) -> None:
+def repeat(
+    steps: Sequence[Callable[[], object]],
+    stop: threading.Event,
+    seconds: float,
+    wait: Callable[[], object] | None = None,
+) -> None:
     """Take steps again and again until an event is set; see `run_steps`.
 
     Args:
         steps: The steps.
         stop: Ends the call.
         seconds: Pause before each round.
+        wait: Waits for requests, before each step and where a step calls `give_way`; by default nothing is waited for.
     """
+    set_wait(wait)
     while not stop.wait(seconds):
         run_steps(steps)

@@ -16,6 +16,7 @@ from threading import Event
 
 from ml.artifacts.bundle import Bundle
 from ml.artifacts.delta import ModelUndo
+from ml.give_way import give_way
 from ml.sync.folder import Acknowledgement, Head, SyncFolder
 from ml.sync.lag import first_not_served
 from ml.sync.manifest import DamagedPackage, Kind, PackageManifest
@@ -159,6 +160,7 @@ class Receiver:
         self._noted = False
         try:
             head = self._read_head()
+            give_way()
             if head is not None:
                 self._note_lag(head)
                 waits = after is not None and not self._reaches(head, after)
@@ -172,6 +174,7 @@ class Receiver:
             self._behind_since = None
             if self._head is not None:
                 self._note_lag(self._head)
+        give_way()
         self._acknowledge(always=applied is not None)
         return applied
 

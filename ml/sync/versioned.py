@@ -11,6 +11,7 @@ from ml.artifacts.bundle import Bundle
 from ml.artifacts.delta import ModelUndo
 from ml.artifacts.finite import NotFinite, check_delta
 from ml.embeddings.delta import Gap
+from ml.give_way import give_way
 from ml.sync.manifest import PackageManifest
 from ml.sync.packages import Packages
 from ml.sync.probe import Probe
@@ -63,9 +64,11 @@ class VersionedBundle:
         with timed(self._seconds, "read"):
             manifest, delta = self._packages.delta(self.at)
         undo = None
+        give_way()
         with timed(self._seconds, "apply"):
             try:
                 check_delta(delta)
+                give_way()
                 if undoable:
                     undo = self.bundle.apply_undoable(delta)
                 else:
@@ -77,6 +80,7 @@ class VersionedBundle:
             except ValueError as error:
                 raise Refused("model", f"{manifest.name}: {error}") from error
         self.at, self.rows, self.nbytes = manifest, self.rows + manifest.rows, self.nbytes + manifest.nbytes
+        give_way()
         return undo
 
     def judge(self) -> str | None:

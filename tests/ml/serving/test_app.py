@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import threading
 import time
@@ -16,6 +17,7 @@ from upath import UPath
 
 from ml.http.server import serving
 from ml.lake import Lake
+from ml.serving import app
 from ml.serving.app import create_serving_app
 from ml.serving.engine import Engine
 from ml.serving.journal import Journal
@@ -284,3 +286,34 @@ def test_an_explained_answer_has_the_nearest_past_clicks_and_the_columns_of_the_
     assert plain["request"] is None and plain["items"][0]["nearest"] is None
     nobody = post(client, "/recommend", {"user": None, "explain": True})
     assert nobody["request"] == {} and all(item["nearest"] == [] for item in nobody["items"])
+
+
+def test_background_work_waits_while_requests_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "MOST_WAIT_SECONDS", 3600.0)
+
+    async def check() -> None:
+        worker, answer = app._Worker(), threading.Event()
+        worker.wait_until_idle()  # nothing to wait for
+        requests = [asyncio.create_task(worker(answer.wait)) for _ in range(2)]
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(asyncio.to_thread(worker.wait_until_idle))
+        assert not (await asyncio.wait([waiting], timeout=0.2))[0]
+        answer.set()
+        await asyncio.wait_for(asyncio.gather(waiting, *requests), 60)
+        worker.stop()
+
+    asyncio.run(check())
+
+
+def test_background_work_goes_on_if_requests_take_long() -> None:
+    async def check() -> None:
+        worker, answer = app._Worker(), threading.Event()
+        request = asyncio.create_task(worker(answer.wait))
+        await asyncio.sleep(0)
+        await asyncio.wait_for(asyncio.to_thread(worker.wait_until_idle), 60)
+        assert not request.done()
+        answer.set()
+        await request
+        worker.stop()
+
+    asyncio.run(check())

@@ -9,6 +9,7 @@ from threading import Event, Thread
 
 import pytest
 
+from ml.give_way import set_wait
 from ml.sync import receiver as module
 from ml.sync.folder import HEAD, RECEIVERS, SyncFolder
 from ml.sync.lag import serving_lag
@@ -392,3 +393,14 @@ def test_packages_are_kept_while_a_new_receiver_loads_their_snapshot(tmp_path: P
     receiver.load()
     receiver.poll()
     assert receiver.status.version == 3 and not receiver.status.refused
+
+
+def test_a_receiver_gives_way_to_requests_before_and_while_a_delta_is_applied(run: Run) -> None:
+    receiver, served = following(run), list[int | None]()
+    run.advance()
+    set_wait(lambda: served.append(receiver.status.version))
+    try:
+        receiver.poll()
+    finally:
+        set_wait(None)
+    assert served.count(2) >= 4 and served[-1] == 3 == receiver.status.version
