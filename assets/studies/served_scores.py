@@ -17,7 +17,9 @@ class ServedScoresStudy(dg.Config):
         default="",
         description="Day whose rows are scored; by default the last day of the log whose day before has an export.",
     )
-    model: str = Field(default="", description="One of the dataset's models; by default the one that ranks.")
+    model: str = Field(
+        default="", description="One of the dataset's models; by default the first that is not a two-tower model."
+    )
 
 
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:

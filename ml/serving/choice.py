@@ -38,13 +38,13 @@ class Choice:
 
 
 def competing_models(spec: DatasetSpec) -> list[str]:
-    """Return the models of which one ranks: those without two towers, or else the first."""
+    """Return the models that can rank: those without two towers, or the first model if all have two towers."""
     single = [name for name in spec.models if recipe_of(spec, name).model.kind != "two_tower"]
     return single or [spec.primary]
 
 
 def ranking_model(spec: DatasetSpec) -> str:
-    """Return the model that ranks as long as there is no champion."""
+    """Return the model that ranks if there is no champion: the first that is not a two-tower model, or else the first."""
     return competing_models(spec)[0]
 
 

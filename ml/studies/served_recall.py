@@ -134,7 +134,7 @@ def _answer(
     context: Mapping[str, Any],
     now: int,
 ) -> list[Any]:
-    """Items for a user, best first."""
+    """Return items for a user, best first."""
     if ranking is not None:
         return [of.item for of in recommender.recommend(ranking, user, context, ALL, now, ranker=ranker).items]
     assert retrieval is not None
@@ -169,8 +169,8 @@ def run_study(
         on_result: Called with a line of text after each ranker.
 
     Returns:
-        The recall of the LambdaRank, if the candidate index has one, of the model that ranks by default, and of each two-tower
-        model alone, as `<model>_alone`. Candidates of the first two-tower model are ranked.
+        The recall of the LambdaRank, if the candidate index has one, of the first model that is not a two-tower model, and of
+        each two-tower model alone, as `<model>_alone`. Candidates of the first two-tower model are ranked.
 
     Raises:
         MissingPartition: The log of the day, or an export or the candidate index of the day before, is not in the lake.

@@ -121,7 +121,7 @@ class ServedScores:
 
 
 def log_odds(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Convert probabilities to log-odds. Those of 0 and 1 are finite."""
+    """Convert probabilities to log-odds, which are finite for 0 and 1 too."""
     held = np.clip(probabilities.astype(np.float64), 1e-12, 1 - 1e-7)
     return np.log(held) - np.log1p(-held)
 
@@ -142,7 +142,7 @@ def served_scores(
         day: `YYYY-MM-DD`, whose day before has an export of the model.
         lake: Where raw logs, features and models are stored.
         sides: The joined columns of each side table, in the order of `spec.join`, as `read_side_tables` returns them.
-        model: One of the dataset's models; by default the one that ranks.
+        model: One of the dataset's models; by default the first that is not a two-tower model.
 
     Raises:
         MissingPartition: The raw log or the features of the day, or the model of the day before or its export, is missing.
