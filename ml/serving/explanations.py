@@ -48,7 +48,7 @@ def column_contributions(ranking: Bundle, row: Mapping[str, pa.Scalar], items: p
 
 
 def nearest_clicks(source: LiveCatalogue, past: Sequence[UserEvent], items: pa.Array) -> list[list[Any]]:
-    """Find the past clicks whose recent co-visited items contain each item most often, as a fraction.
+    """Find, for each item, the past clicks among whose recent co-visited items it is most frequent.
 
     Args:
         source: The live items, with their co-visitation.

@@ -87,8 +87,7 @@ class Item(BaseModel):
     )
     nearest: list[Any] | None = Field(
         default=None,
-        description="With `explain`, those of the user's past clicks whose recent co-visited items contain the item most "
-        "often, as a fraction.",
+        description="With `explain`, the user's past clicks among whose recent co-visited items the item is most frequent.",
     )
     place: SkipJsonSchema[int | None] = Field(default=None, exclude=True)
     """The place of the candidate in the request, which is not part of the answer; None if the service found the item."""
