@@ -1,7 +1,7 @@
-"""Where a running service answers, as a small file of mode 0600 that it removes when it ends.
+"""The addresses of a running service, in a small file of mode 0600 that the service removes when it ends.
 
-Other processes of the same user, such as the sensor that watches the service, find it by this file. If the file is there and
-nothing answers, the service was killed.
+Other processes of the same user, such as the sensor that watches the service, find the service by this file. If the file
+exists and nothing answers, the service was killed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FILE = "running-service.json"
 
 
 class DamagedAnnouncement(ValueError):
-    """The file is not what a service has written; the message names it."""
+    """The file does not have what a service writes; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Announcement:
     """A running service.
 
     Attributes:
-        urls: Addresses under which it may be reached, such as the one that it listens on, and another one in its network.
+        urls: Addresses at which it can be reached, such as the one that it listens on, and one by its name in a network.
         token: File of its token; None for an open service.
 
     Example:
@@ -56,7 +56,7 @@ class Announcement:
         """Return the service of a folder; None if none is announced.
 
         Raises:
-            DamagedAnnouncement: The file is not what a service has written.
+            DamagedAnnouncement: The file does not have what a service writes.
             OSError: The file cannot be read.
         """
         path = folder / FILE

@@ -48,7 +48,7 @@ from ml.serving.variants import Variant
 QUEUE = 64
 """Requests that may wait for the computing thread."""
 MOST_WAIT_SECONDS = 0.02
-"""How long background work waits for requests before each of its steps, so that it also progresses under full load."""
+"""Longest wait of background work for requests before each of its steps, so that it also progresses under full load."""
 BODY_LIMIT = 4 << 20
 DEFAULT_LIMITS = Limits()
 PAGE = Path(__file__).with_name("page.html")
@@ -80,7 +80,7 @@ class _Worker:
                 self._idle.set()
 
     def wait_until_idle(self) -> None:
-        """Wait until no request is computed or waits, but no longer than `MOST_WAIT_SECONDS`."""
+        """Wait until no request is in progress or queued, but no longer than `MOST_WAIT_SECONDS`."""
         self._idle.wait(MOST_WAIT_SECONDS)
 
     def stop(self) -> None:

@@ -15,7 +15,7 @@ from ml.logs.typed_columns import ValueRules
 from ml.serving.forms import INT64, UINT64
 
 MOST_DIGITS = 100
-"""Characters of a number of 64 bits with blanks around it; `int` reads at most 4,300."""
+"""Most characters of an integer as a text: 64 bits need 20, with blanks around them. `int` reads at most 4,300 digits."""
 
 
 class AsLogged:

@@ -74,7 +74,7 @@ class ServedItems:
         return len(self.ids)
 
     def nearest(self, row: Mapping[str, pa.Scalar], k: int, allowed: NDArray[np.bool_] | None) -> NDArray[np.int64]:
-        """Find the items with the nearest vectors to the user's of a request.
+        """Find the items whose vectors are nearest to the vector of the request's user.
 
         Args:
             row: The columns of the request that do not describe items, as the two-tower model reads them.
@@ -181,7 +181,7 @@ class LiveCatalogue:
             for name in logged_columns(self.spec)
         }
         items, counted = LiveItems(hash_values("item", given), pa.table(features)), live.counted
-        own = np.flatnonzero(np.isin(counted.item, items.ids))  # all events would have to be sorted
+        own = np.flatnonzero(np.isin(counted.item, items.ids))  # otherwise, all events would be sorted
         counted = Events(counted.time[own], counted.user[own], counted.item[own], counted.values.take(pa.array(own)))
         return described(self.spec, items, self._sides, live.at, counted)
 

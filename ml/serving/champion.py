@@ -128,7 +128,7 @@ class ChampionModel:
         return self._served
 
     def _follow(self) -> bool:
-        """Serve the model that ranks from now on. Returns whether it is another one than before."""
+        """Serve the model that should rank. Returns whether the served model changed."""
         try:
             name = self._wanted()
             export = self._newest(exported_models(name))
@@ -154,7 +154,7 @@ class ChampionModel:
         return True
 
     def _wanted(self) -> str:
-        """Name of the model that is to rank."""
+        """Return the name of the model that should rank."""
         read = len(self._lake.days(EVALUATION_REPORTS, self._spec.name)), *self._newest(EVALUATION_REPORTS)
         if read != self._read:
             self._champion = champion_of(self._spec, self._lake)
@@ -162,12 +162,12 @@ class ChampionModel:
         return model_to_rank(self._spec, self._champion, self._pins)
 
     def _newest(self, stage: str) -> tuple[str, str]:
-        """The newest day of a stage and its digest; empty without a day."""
+        """Return the newest day of a stage and its digest; empty without a day."""
         days = self._lake.days(stage, self._spec.name)
         return (days[-1], self._lake.digest(stage, self._spec.name, days[-1])) if days else ("", "")
 
     def _refuse(self, text: str) -> None:
-        """Log a refusal, once until another one."""
+        """Store a refusal, and log it if it differs from the last one."""
         if text != self._refusal:
             _log.warning("%s: %s", self._spec.name, text)
         self._refusal = text

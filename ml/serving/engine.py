@@ -111,7 +111,7 @@ class Engine:
             self._prepare()
 
     def poll(self) -> None:
-        """Look for new versions of the models. An error is logged, and the other models are looked for."""
+        """Look for new versions of the models. An error of one is logged, and the others are still checked."""
         run_steps([*(model.poll for model in (*self.models, *([self.ranker] if self.ranker else []))), self._prepare])
 
     def _prepare(self) -> None:

@@ -35,7 +35,7 @@ from ml.schema import HISTORY_PREFIX
 
 UNDERWAY = "a delta is being applied"
 _ATTEMPTS = 2
-"""The second is for a delta that was written during the first."""
+"""Attempts to compute scores. The second is for a delta that was written during the first."""
 _CHUNK = 128
 """Items that are prepared at once; a request for other items waits for them."""
 ScoredBy = Literal["item_sides", "bundle"]

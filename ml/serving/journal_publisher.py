@@ -30,7 +30,7 @@ _log = logging.getLogger("evergreen")
 
 
 class JournalPublisher:
-    """Publishes the closed journals of one dataset, at first those that an earlier service has left.
+    """Publishes the closed journals of one dataset, beginning with those that an earlier service left.
 
     One thread at a time may call it.
 
@@ -80,7 +80,7 @@ class JournalPublisher:
             _log.warning("%s: has events that are not acknowledged, and are removed before it is published: %s", path, error)
 
     def _truncate(self, path: Path) -> None:
-        """Remove what could not be removed before of events that are not acknowledged. Raises `OSError`."""
+        """Remove events that are not acknowledged, if they could not be removed earlier. Raises `OSError`."""
         if (size := self._acknowledged_size.get(path)) is not None:
             os.truncate(path, size)
             del self._acknowledged_size[path]
@@ -102,7 +102,7 @@ class JournalPublisher:
     def _publish(self, log: str, path: Path) -> bool:
         """Write a closed journal as a Parquet file of the stream folder, and empty it. A torn last line is dropped.
 
-        Returns whether newer journals can be published. One whose events are no rows of the log any more is set aside.
+        Returns whether newer journals can be published. A journal whose events are no longer rows of the log is set aside.
         """
         try:
             self._truncate(path)
@@ -137,7 +137,7 @@ class JournalPublisher:
         return path
 
     def _wait(self, path: Path, why: str) -> bool:
-        """Log why a journal waits, once until the reason is another one. Returns False."""
+        """Log why a journal waits, unless the same reason was logged last. Returns False."""
         if self._logged.get(path) != why:
             self._logged[path] = why
             _log.warning("%s: %s", path, why)

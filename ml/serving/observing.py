@@ -1,4 +1,4 @@
-"""What happens if stored events cannot be added to the state that answers requests."""
+"""Adds stored events to the state that answers requests, and logs errors."""
 
 from __future__ import annotations
 

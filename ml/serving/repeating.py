@@ -12,7 +12,7 @@ _log = logging.getLogger("evergreen")
 
 
 def run_steps(steps: Sequence[Callable[[], object]]) -> None:
-    """Take steps one after the other. An error of a step is logged, and holds up neither the other steps nor the service."""
+    """Run steps in order. An error of a step is logged, and blocks neither the other steps nor the service."""
     for step in steps:
         give_way()
         try:
@@ -27,13 +27,13 @@ def repeat(
     seconds: float,
     wait: Callable[[], object] | None = None,
 ) -> None:
-    """Take steps again and again until an event is set; see `run_steps`.
+    """Run steps repeatedly until an event is set; see `run_steps`.
 
     Args:
         steps: The steps.
         stop: Ends the call.
         seconds: Pause before each round.
-        wait: Waits for requests, before each step and where a step calls `give_way`; by default nothing is waited for.
+        wait: Waits for requests, before each step and where a step calls `give_way`; by default, there is no wait.
     """
     set_wait(wait)
     while not stop.wait(seconds):

@@ -1,4 +1,4 @@
-"""The time of events, which is in `event_time` and in the columns of the log that have the time.
+"""The time of an event, which both `event_time` and the columns of the log that have the time contain.
 
 Online training reads `event_time`, and daily training the columns of the log, so both have to be the same time.
 """

@@ -38,7 +38,7 @@ def rank_rows(
         predicts several.
 
     Raises:
-        WrongColumn: A column does not exist, a value has another type, or an `event_time` is no time.
+        WrongColumn: A column does not exist, a value has another type, or an `event_time` is not a time.
     """
     known = {*spec.column_types, *ranking.columns, EVENT_TIME}
     for where, names in (("context", context), *((f"candidates[{i}]", row) for i, row in enumerate(rows))):

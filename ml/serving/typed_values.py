@@ -16,7 +16,7 @@ def typed_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         kind: The type of the column.
 
     Raises:
-        pyarrow.ArrowInvalid: A value does not fit, such as 3.5 in a column of ints, which `pyarrow.array` takes as 3.
+        pyarrow.ArrowInvalid: A value does not fit, such as 3.5 in a column of ints, which `pyarrow.array` truncates to 3.
         pyarrow.ArrowTypeError: A value has another type.
         OverflowError: An int is too large.
 

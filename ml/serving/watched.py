@@ -40,11 +40,11 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True)
 class WatchedModel:
-    """What the service tells of a model.
+    """What the service reports about a model.
 
     Attributes:
         model: Name of the model.
-        version: Day of the export, or number of the sync; empty if the service does not tell.
+        version: Day of the export, or number of the sync; empty if the service does not report it.
         status: `current`, `refused` or `pinned`.
     """
 
@@ -61,7 +61,7 @@ class WatchedService:
         url: Where it answers, or should.
         models: Its models.
         reasons: What is wrong; empty if nothing is.
-        untold: Why the service does not tell the versions of its models, such as a token that cannot be read; None if it does.
+        untold: Why the versions of the models are unknown, such as a token that cannot be read; None if they are known.
     """
 
     url: str
@@ -133,7 +133,7 @@ def _get(session: requests.Session, url: str, keys: set[str], token: str | None 
 
 
 def _versions(session: requests.Session, url: str, token: str | None) -> dict[str, Mapping[str, Any]]:
-    """Return what `/version` tells of each model. Raises `NoAnswer`, or `OSError` if the token cannot be read."""
+    """Return what `/version` reports about each model. Raises `NoAnswer`, or `OSError` if the token cannot be read."""
     own = Path(token).read_text().strip() if token else None
     found = _get(session, f"{url}/version", {"models", "ranker"}, own)
     return {found["ranker"]["model"]: found["ranker"]} | found["models"]
@@ -149,7 +149,7 @@ def _waiting(health: Mapping[str, Any]) -> list[str]:
 
 
 def _stale(spec: DatasetSpec, lake: Lake, name: str, version: Mapping[str, Any]) -> str | None:
-    """Say that the lake has had a newer export for too long."""
+    """Return why a model is stale; None if the lake has had no newer export for `STALE_SECONDS`."""
     if name not in spec.models or version["pinned"] or version["refusal"]:
         return None
     stage = exported_models(name)
