@@ -1,6 +1,6 @@
 """The day's models as bundles for inference, with quantised tables and layers. An export that loses too much is refused.
 
-The asset makes the check `export_quality` itself, because both need the trained and the exported model on the same rows.
+The asset evaluates the check `export_quality` itself, because both need the trained and the exported model on the same rows.
 """
 
 from collections.abc import Mapping

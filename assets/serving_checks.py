@@ -69,7 +69,7 @@ def build_lag_check(spec: DatasetSpec, model: str) -> dg.AssetChecksDefinition:
 
 
 def health_verdict(lake: Lake, serving: ServingResource, spec: DatasetSpec) -> dict[str, Any]:
-    """Return the arguments of the check's result: whether it passes, and what the dataset's service tells of its models."""
+    """Return the arguments of the check's result: whether it passes, and what the service reports about its models."""
     from ml.serving.announced import DamagedAnnouncement
     from ml.serving.watched import WatchedService, watch_service
 

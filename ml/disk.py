@@ -22,7 +22,7 @@ def replace_text(path: Path, text: str, mode: int = 0o666) -> None:
     Args:
         path: The file. Its folder is created if it does not exist.
         text: The new contents.
-        mode: Permissions of the file, from which the umask of the process is taken away.
+        mode: Permissions of the file, less the umask of the process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")

@@ -11,11 +11,11 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def exclusive(path: str | Path, error: Exception) -> Iterator[None]:
-    """Excludes all others that use the file, in this process too, inside the block. If the process is killed, they can use it.
+    """Holds a lock that excludes other users of the file, also in this process. The lock of a killed process is released.
 
     Args:
         path: The file, on a local disk. Its folder is created.
-        error: Raised at once if another one holds the lock.
+        error: Raised at once if the lock is held already.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, timeout=0, thread_local=False)  # the block may end in another thread

@@ -18,8 +18,8 @@ def stop_query(query: StreamingQuery, at_once: threading.Event, seconds: float =
 
     Args:
         query: The query.
-        at_once: If it is set, the query is not waited for.
-        seconds: How long it is waited for at most.
+        at_once: If this event is set, the query is stopped without waiting.
+        seconds: Longest wait.
     """
     until = time.monotonic() + seconds
     while is_busy(query) and time.monotonic() < until and not at_once.wait(_POLL_SECONDS):

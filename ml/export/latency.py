@@ -1,4 +1,4 @@
-"""How long an exported model takes to score rows, on the rows that the export is measured on.
+"""Measures how long an exported model takes to score rows, on the rows on which the loss of the export is measured.
 
 A time is not reproducible, so it is not part of the export: the check `export_quality` shows it.
 """
@@ -37,7 +37,7 @@ class Latency:
 
 
 def latency_of(predictor: Predictor, batch: Batch) -> Latency:
-    """Time predictions of parts of a batch, each once, after one that is not timed.
+    """Time predictions of parts of a batch, at least five in total, after one that is not timed.
 
     Args:
         predictor: An exported model.

@@ -11,8 +11,8 @@ from ml.datasets.batch import Batch
 from ml.models.two_tower import TwoTower
 
 AT, QUERIES = 100, 512
-"""Most of the nearest items that are compared, and most rows whose users are queries."""
-_LARGEST_SHARE = 10  # at most a tenth of the items is compared: of all items, any tower finds all
+"""Largest k, the number of nearest items that are compared, and most rows whose users are queries."""
+_LARGEST_SHARE = 10  # k is at most a tenth of the items: if k were all items, any tower would find them
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TowerScores:
             batch: B rows, in random order. An item is as in the first of its rows.
 
         Returns:
-            The scores; None if the model has no two towers.
+            The scores; None if the model is not a two-tower model.
         """
         if not isinstance(model, TwoTower):
             return None
@@ -63,7 +63,7 @@ class TowerScores:
         return cls(users[:QUERIES] @ items[first].T)
 
     def recall(self, exported: TowerScores) -> TowerRecall | None:
-        """Compare exported towers with these ones, on the same rows. Items of equal score are equally near.
+        """Compare exported towers with these, on the same rows. Items of equal score are equally near.
 
         Returns:
             The recall; None if there are fewer than `_LARGEST_SHARE` items.

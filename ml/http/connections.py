@@ -74,7 +74,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _write_no_more(self) -> None:
-        """Let the request in progress, which has no connection any more, write nothing: each write would be an error."""
+        """Keep the request in progress from writing to its closed connection, because each write would be an error."""
         if self._running is not None:
             self._running.disconnected = True
 

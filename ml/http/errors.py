@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 MOST_CHARACTERS = 4000
-"""Of a message, which can quote what the client has sent."""
+"""Most characters of a message, which can quote what the client has sent."""
 
 
 def error_response(status: int, message: str = "", headers: dict[str, str] | None = None) -> JSONResponse:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 MOST_FAULTS = 100
-"""Faults of a body that are described one by one: each takes memory, and a body may have hundreds of thousands."""
+"""Most faults of a body that are described one by one. Each takes memory, and a body may have hundreds of thousands."""
 
 
 class JsonRoute(APIRoute):

@@ -63,8 +63,8 @@ class Joining:
         return StreamInput(str(self.root), logs, self.spec.actions.key, layout, self.batch_bytes, self.ends)
 
     def file_prefix(self, batch: int) -> str:
-        """Returns the beginning of the names of a batch's files. The start of the stream, which has a layout, decides it."""
-        # Streams that were started before names had the time of the start keep the names that followers know.
+        """Returns the beginning of the names of a batch's files: the first start of the stream, and the number of the batch."""
+        # Streams that were started when names did not have the time of the start keep such names.
         started = json.loads((self.folder / _LAYOUT).read_text()).get("started")
         return f"{started}-{batch:012d}" if started else f"{batch:012d}"
 
@@ -80,7 +80,7 @@ class Joining:
         return self._load_layout() if (self.folder / _LAYOUT).exists() else self._create_layout(partitions)
 
     def _create_layout(self, partitions: int) -> Layout:
-        """Stores and returns the layout of a stream that starts."""
+        """Stores and returns the layout of a new stream."""
         assert self.spec.actions
         layout = Layout.of(self.spec.actions, partitions)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ class Joining:
         return layout
 
     def _load_layout(self) -> Layout:
-        """Returns the layout that the first start has stored. Raises `ChangedEntry`."""
+        """Returns the layout that the first start stored. Raises `ChangedEntry`."""
         found = json.loads((self.folder / _LAYOUT).read_text())
         way_out = (
             f"move files that were joined (read.jsonl lists them) out of {self.root}/impressions and {self.root}/actions, or "

@@ -66,8 +66,8 @@ class Spool:
 def merge_examples(folder: UPath, prefix: str, spooled: Iterable[str]) -> None:
     """Merges the examples of all partitions in time order. The names of the files sort in time order too.
 
-    The files depend on the rows alone, so a batch that is repeated writes the same ones. For each file, about its bytes are
-    read, and one or two batches of `RUN_BATCH_BYTES` more of each partition.
+    The files depend on the rows alone, so a batch that is repeated writes the same ones. For each file, the rows of the
+    file and one or two batches of `RUN_BATCH_BYTES` of each partition are in memory.
 
     Args:
         folder: Folder of the examples.

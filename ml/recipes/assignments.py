@@ -1,4 +1,4 @@
-"""Values of parameters as values of recipe keys, and the other way round."""
+"""Converts values of parameters to values of recipe keys, and back."""
 
 from __future__ import annotations
 
