@@ -57,7 +57,7 @@ class JournalPublisher:
         self._last = max([*self._newest.values(), *map(_number, left)])
         for path in left:
             if (log := path.stem.rpartition("-")[0]) not in event_rows:
-                self._set_aside(path, f"{log} is none of the logs {sorted(event_rows)}")
+                self._set_aside(path, f"{log} is not one of the logs {sorted(event_rows)}")
         for log in event_rows:
             self.publish_closed(log)
 
@@ -86,7 +86,7 @@ class JournalPublisher:
             del self._acknowledged_size[path]
 
     def publish_closed(self, log: str, opened: Path | None = None) -> None:
-        """Publish the closed journals of a log, the oldest first. One that must wait holds up the newer ones.
+        """Publish the closed journals of a log, the oldest first. One that must wait blocks the newer ones.
 
         Readers take the files in the order of their names, and would not read one that comes later under an earlier name.
 

@@ -82,7 +82,7 @@ def start(
         sides: The joined columns of each side table, in the order of `spec.join`.
         synced: The models that online training may publish, by name.
         model: The model that ranks; by default the champion, see `ml.serving.champion`. Unless it is given, a LambdaRank orders
-            the candidates of recommendations if the lake has one, and an experiment of the entry takes place.
+            the candidates of recommendations if the lake has one, and an experiment of the entry applies.
         pins: The pins of the dataset; by default, models cannot be pinned to earlier versions.
         clock: The time of requests; by default the end of the log, or the time of the machine for a live log.
         models: The models by name, if another process keeps them up to date; by default they are loaded.

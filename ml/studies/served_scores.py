@@ -232,7 +232,7 @@ def _key(row: dict[str, Any]) -> str:
 def _check_histories(spec: DatasetSpec, recipe: Recipe) -> None:
     read = [s.name for s in spec.sparse if s.history and s.name not in recipe.exclude_features]
     if read:
-        raise ValueError(f"{spec.name}: the model reads the histories {read}, which are no columns of the log")
+        raise ValueError(f"{spec.name}: the model reads the histories {read}, which are not columns of the log")
 
 
 def table_of(found: ServedScores) -> list[list[str]]:
