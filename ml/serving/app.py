@@ -267,7 +267,7 @@ def _recommend(engine: Engine, asked: RecommendRequest, metrics: Metrics) -> Ans
     recommender = engine.recommender
     assert recommender is not None
     variant = engine.variant_of(asked.user)
-    ranking, ranker = variant.model.bundle, variant.ranker.current if variant.ranker else None
+    ranking, version, ranker = variant.model.bundle, variant.model.version, variant.ranker.current if variant.ranker else None
     found = recommender.recommend(
         *(ranking, asked.user, asked.context, asked.k, now, asked.filters, asked.exclude_seen),
         ranker=ranker.ranker if ranker else None,
@@ -281,7 +281,8 @@ def _recommend(engine: Engine, asked: RecommendRequest, metrics: Metrics) -> Ans
         items = pa.Table.from_pylist([ranked.columns for ranked in found.items], recommender.source.live.items.schema)
         items = recommender.with_tables(items, asked.user, asked.context, now)
         reasons = column_contributions(ranking, row, items)
-    answer = _answer(variant, found, began, reasons, (NAME, ranker.day) if ranker and found.by_ranker else None)
+    by = (NAME, ranker.day) if ranker and found.by_ranker else (version.model, version.version)
+    answer = _answer(variant, found, began, by, reasons)
     if asked.explain:
         window = recommender.window
         known = recommender.columns_of_request(asked.user, asked.context, now)
@@ -296,30 +297,29 @@ def _recommend(engine: Engine, asked: RecommendRequest, metrics: Metrics) -> Ans
 def _rank(engine: Engine, asked: RankRequest) -> Answer:
     began, now = time.perf_counter(), engine.clock.now()
     variant = engine.variant_of(asked.user)
-    ranking = variant.model.bundle
+    ranking, version = variant.model.bundle, variant.model.version
+    by = version.model, version.version
     rows = [candidate for candidate in asked.candidates if isinstance(candidate, dict)]
     if rows and len(rows) < len(asked.candidates):
         raise WrongColumn("candidates: give either items or rows, not both")
     if rows:
         scored = rank_rows(engine.spec, ranking, asked.user, asked.context, rows, now)
         found = Recommendation([Ranked(rows[at], score, [], {}, labels, at) for at, score, labels in scored])
-        return _answer(variant, found, began)
+        return _answer(variant, found, began, by)
     if engine.recommender is None:
         raise WrongColumn(f"candidates: the dataset {engine.spec.name} has no `item`, so give rows: objects of columns")
     found = engine.recommender.rank(ranking, asked.user, asked.context, asked.candidates, now)
-    return _answer(variant, found, began)
+    return _answer(variant, found, began, by)
 
 
 def _answer(
     variant: Variant,
     found: Recommendation,
     began: float,
+    by: tuple[str, str],
     reasons: list[dict[str, float]] | None = None,
-    by: tuple[str, str] | None = None,
 ) -> Answer:
-    """Build an answer. `by` is the model that ranked and its version, by default the ranking model's."""
-    version = variant.model.version
-    by = by or (version.model, version.version)
+    """Build an answer. `by` is the model that ranked and its version, read with the model: it may be replaced meanwhile."""
     items = [
         Item(
             item=ranked.item,

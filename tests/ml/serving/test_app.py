@@ -317,3 +317,22 @@ def test_background_work_goes_on_if_requests_take_long() -> None:
         worker.stop()
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize(("path", "body"), [("/recommend", {"user": 3, "k": 2}), ("/rank", {"user": 3, "candidates": [1, 2]})])
+def test_an_answer_names_the_version_that_has_scored(
+    client: httpx.Client, engine: Engine, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+) -> None:
+    assert engine.recommender is not None
+    before, score = post(client, path, body)["version"], engine.recommender.item_sides.score
+
+    def replaced(*arguments: Any) -> Any:
+        found = score(*arguments)
+        bundle, _, digest = engine.ranking._served  # type: ignore[attr-defined]
+        engine.ranking._served = bundle, "2030-01-01", digest  # type: ignore[attr-defined]
+        return found
+
+    monkeypatch.setattr(engine.recommender.item_sides, "score", replaced)
+    assert post(client, path, body)["version"] == before
+    monkeypatch.undo()
+    assert post(client, path, body)["version"] == "2030-01-01"
