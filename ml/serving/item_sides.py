@@ -89,12 +89,16 @@ class _ItemSide:
         used = self.items[item].take(pa.array(rows))
         return np.flatnonzero(pc.is_in(items[item], value_set=used.combine_chunks()))  # pyright: ignore[reportAttributeAccessIssue]
 
+    def missing(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows that are not yet known."""
+        return rows[~self._known[rows]]
+
     def compute(self, rows: NDArray[np.int64], batch: Callable[[pa.Table], Batch]) -> None:
         """Compute the states of rows that are not yet known."""
-        if self._known[rows].all():
+        if not len(self.missing(rows)):
             return
         with self._lock:
-            missing = np.unique(rows[~self._known[rows]])
+            missing = np.unique(self.missing(rows))
             if not len(missing):  # another thread has computed them meanwhile
                 return
             found = self.split.items(batch(self.items.take(pa.array(missing))))
@@ -199,11 +203,12 @@ class ItemSides:
             side = self._side(predictor, items)
             if before.predictor is not predictor:
                 side.wanted = before.used(self._item, items)
-            for begin in range(0, len(side.wanted), _CHUNK):
+            missing = side.missing(side.wanted)
+            for begin in range(0, len(missing), _CHUNK):
                 if not side.is_of(predictor, items):
                     break
                 give_way()
-                side.compute(side.wanted[begin : begin + _CHUNK], lambda some, by=model: by.batch(padded(by, some)))
+                side.compute(missing[begin : begin + _CHUNK], lambda some, by=model: by.batch(padded(by, some)))
 
     def _side(self, predictor: TorchPredictor, items: pa.Table) -> _ItemSide:
         """Return the side of a table of items and of the model as it is now."""

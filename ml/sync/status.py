@@ -49,7 +49,8 @@ class Applied:
         event_to: Latest event that the version was trained on, in microseconds since 1970 UTC.
         published_at: Time at which the version was published, in seconds since 1970 UTC.
         applied_at: Time from which all predictions use the version, in seconds since 1970 UTC.
-        seconds: Duration of each activity: `wait` from the publication to the call, `read`, `apply` and `probe`.
+        seconds: Duration of each activity: `wait` from the publication to the call, `read`, `apply` and `probe`. In a service,
+            `apply` includes waits for requests; see `ml.give_way`.
     """
 
     kind: Kind

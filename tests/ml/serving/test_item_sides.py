@@ -16,6 +16,7 @@ from ml.artifacts.bundle import Bundle
 from ml.artifacts.delta import ModelDelta, model_delta
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
+from ml.give_way import set_wait
 from ml.models.split_dlrm import ItemStates, SplitDLRM
 from ml.recipes.recipe import recipe_of
 from ml.retrieval.vectors import padded
@@ -171,6 +172,19 @@ def test_each_model_of_an_experiment_is_prepared_and_sides_of_other_models_are_d
     assert asked == [5, 5, 4, 4]
     served.sides.prepare([first], served.items)
     assert list(served.sides._held) == [id(first.predictor)]
+
+
+def test_preparation_gives_way_only_for_what_is_left_to_compute() -> None:
+    served, waits = Served(), list[None]()
+    served.check(np.arange(9))
+    served.bundle.apply(served.delta())
+    set_wait(lambda: waits.append(None))
+    try:
+        for _ in range(2):
+            served.sides.prepare([served.bundle], served.items)
+    finally:
+        set_wait(None)
+    assert len(waits) == 1
 
 
 def test_nothing_is_prepared_before_the_first_request_and_during_a_delta(asked: list[int]) -> None:
