@@ -2,7 +2,7 @@
 
 `ml.evaluation.promotion` decides the champion by the reports alone, and MLflow's alias `champion` follows the same decision.
 The service reads the reports of the lake, so it needs no MLflow server. It serves the newest export of the champion, and
-changes the model while it runs when a report makes another model champion.
+changes the model while it runs when the reports make another model champion.
 
     reports ── champion ──┐
     pins ── pinned models ┴── the model that ranks ── its newest export, or what online training publishes
@@ -11,20 +11,27 @@ changes the model while it runs when a report makes another model champion.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ml.artifacts.bundle import Bundle
 from ml.catalog.spec import DatasetSpec
 from ml.evaluation.history import DamagedReport, history_of
 from ml.evaluation.promotion import standings
-from ml.lake import DamagedManifest, Lake
+from ml.give_way import give_way
+from ml.lake import Lake, StalePartition
 from ml.serving.choice import competing_models
 from ml.serving.models import ModelVersion, NoModel, ServedModel
 from ml.serving.pins import Pins, WrongPin
-from ml.stages import EVALUATION_REPORTS, exported_models
+from ml.sync.status import Reason
 
 _log = logging.getLogger("evergreen")
+
+LOOK_SECONDS = 30.0
+"""Seconds between two looks at the reports."""
+RETRY_SECONDS = 60.0
+"""Seconds after which a model that could not be loaded is tried again."""
 
 
 def champion_of(spec: DatasetSpec, lake: Lake, until: str | None = None) -> str | None:
@@ -67,21 +74,34 @@ def model_to_rank(spec: DatasetSpec, champion: str | None, pins: Pins | None) ->
     return name if not pinned or name in pinned else pinned[0]
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """A model that could not be loaded: its name, the refusal, and the monotonic time in seconds."""
+
+    name: str
+    refusal: str
+    at: float
+
+
 class ChampionModel:
     """The champion, kept up to date; see `ml.serving.models.ServedModel`.
 
-    As long as a model that can rank is pinned, only pinned models are served. A champion without an export that can be served
-    is refused, and the model before it is served.
+    The reports are looked at every `LOOK_SECONDS`. Another model ranks once two looks in succession find it to be champion,
+    because a report that is being replaced on an object store is absent for seconds. As long as a model that can rank is
+    pinned, only pinned models are served. A champion that cannot be loaded is refused, the model before it is served, and the
+    champion is tried again after `RETRY_SECONDS`.
 
     Args:
         spec: A dataset with several models that can rank.
         lake: Where reports and exports are stored.
-        load: Loads a model by name; raises `NoModel`.
+        load: Loads a model by name; raises `NoModel`, `ValueError` or `OSError`.
         leave: Called with the name of a model that is no longer served.
         pins: The pins of the dataset; by default none.
 
     Raises:
         NoModel: Neither the champion nor the first model that can rank has an export that can be served.
+        ValueError: Neither can be loaded, because what the first one was made from is damaged or stale.
+        OSError: Neither can be loaded, because the lake cannot be read.
     """
 
     def __init__(
@@ -93,16 +113,18 @@ class ChampionModel:
         pins: Pins | None = None,
     ) -> None:
         self._spec, self._lake, self._load, self._leave, self._pins = spec, lake, load, leave, pins
-        self._default = competing_models(spec)[0]
-        self._read: tuple[int, str, str] | None = None  # number of reports, day and digest of the newest one that was read
+        self._looked_at: float | None = None
+        self._seen: list[str | None] = []  # the champions of the last two looks
         self._champion: str | None = None
-        self._failed: tuple[str, str, str] | None = None  # the champion that has no model, with day and digest of its export
+        self._unread: str | None = None  # why the last look failed
+        self._failure: _Failure | None = None
         self._refusal: str | None = None
         self._name = ""
         self._served: ServedModel | None = None
         self._follow()
         if self._served is None:
-            self._name, self._served = self._default, load(self._default)
+            self._name = competing_models(spec)[0]
+            self._served = load(self._name)
 
     @property
     def bundle(self) -> Bundle:
@@ -129,45 +151,62 @@ class ChampionModel:
 
     def _follow(self) -> bool:
         """Serve the model that should rank. Returns whether the served model changed."""
+        self._look()
         try:
-            name = self._wanted()
-            export = self._newest(exported_models(name))
-        except (DamagedReport, DamagedManifest, WrongPin, OSError) as error:
+            name = model_to_rank(self._spec, self._champion, self._pins)
+        except WrongPin as error:
             self._refuse(f"damaged: champion: {error}")
             return False
         if name == self._name:
-            self._refusal = None
+            self._refuse(self._unread)
             return False
-        if (name, *export) == self._failed:
+        failure = self._failure
+        if failure and failure.name == name and time.monotonic() - failure.at < RETRY_SECONDS:
+            self._refuse(failure.refusal)
             return False
+        give_way()
         try:
             served = self._load(name)
-        except NoModel as error:
-            self._failed = (name, *export)
-            self._refuse(f"missing: champion {name}: {error}")
+        except (NoModel, ValueError, OSError) as error:
+            self._failure = _Failure(name, f"{_reason(error)}: champion {name}: {error}", time.monotonic())
+            self._refuse(self._failure.refusal)
             return False
         before, self._name, self._served = self._name, name, served
-        self._failed = self._refusal = None
+        self._failure = None
+        self._refuse(self._unread)
         if before:
             _log.warning("%s: %s ranks from now on, instead of %s", self._spec.name, name, before)
             self._leave(before)
         return True
 
-    def _wanted(self) -> str:
-        """Return the name of the model that should rank."""
-        read = len(self._lake.days(EVALUATION_REPORTS, self._spec.name)), *self._newest(EVALUATION_REPORTS)
-        if read != self._read:
-            self._champion = champion_of(self._spec, self._lake)
-            self._read = read
-        return model_to_rank(self._spec, self._champion, self._pins)
+    def _look(self) -> None:
+        """Read the champion from the reports, unless they were read less than `LOOK_SECONDS` ago."""
+        now = time.monotonic()
+        if self._looked_at is not None and now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        give_way()
+        try:
+            champion = champion_of(self._spec, self._lake)
+        except (DamagedReport, OSError) as error:
+            self._unread = f"damaged: champion: {error}"
+            return
+        self._unread = None
+        self._seen = [*self._seen[-1:], champion]
+        if self._seen[0] == champion:
+            self._champion = champion
 
-    def _newest(self, stage: str) -> tuple[str, str]:
-        """Return the newest day of a stage and its digest; empty without a day."""
-        days = self._lake.days(stage, self._spec.name)
-        return (days[-1], self._lake.digest(stage, self._spec.name, days[-1])) if days else ("", "")
-
-    def _refuse(self, text: str) -> None:
-        """Store a refusal, and log it if it differs from the last one."""
-        if text != self._refusal:
+    def _refuse(self, text: str | None) -> None:
+        """Store a refusal, or None for no refusal, and log it if it differs from the last one."""
+        if text and text != self._refusal:
             _log.warning("%s: %s", self._spec.name, text)
         self._refusal = text
+
+
+def _reason(error: Exception) -> Reason:
+    """Return why a model could not be loaded."""
+    if isinstance(error, (NoModel, FileNotFoundError)):
+        return "missing"
+    if isinstance(error, StalePartition):
+        return "schema"
+    return "folder" if isinstance(error, OSError) else "damaged"
