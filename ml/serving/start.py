@@ -14,7 +14,7 @@ from ml.lake import Lake
 from ml.online.probe_set import probe_day, probe_of
 from ml.recipes.stored import recipe_in_use
 from ml.serving.champion import ChampionModel
-from ml.serving.choice import Choice, choose_models, competing_models
+from ml.serving.choice import choose_models, competing_models
 from ml.serving.clock import Clock
 from ml.serving.engine import Engine
 from ml.serving.followed import FollowedModel
@@ -58,7 +58,7 @@ def load_models(
 
 def clock_of(spec: DatasetSpec, lake: Lake, model: str | None = None) -> Clock:
     """Return the clock of a service: the end of the log, or the time of the machine for a live log."""
-    return Clock.after(day_bounds(_last_day(spec, lake, choose_models(spec, model)), spec.zone)[1])
+    return Clock.after(day_bounds(_last_day(spec, lake, model), spec.zone)[1])
 
 
 def start(
@@ -94,7 +94,7 @@ def start(
     choice = choose_models(spec, model)
     models = load_models(spec, lake, synced, model, pins) if models is None else models
     ranking, retrieval = models[choice.model], models[choice.towers] if choice.towers else None
-    last = _last_day(spec, lake, choice)
+    last = _last_day(spec, lake, model)
     end = day_bounds(last, spec.zone)[1]
     clock, recommender, served = clock or Clock.after(end), None, None
     if spec.item:
@@ -115,10 +115,11 @@ def start(
     return engine
 
 
-def _last_day(spec: DatasetSpec, lake: Lake, choice: Choice) -> str:
-    """The last day whose events the lake has for a service."""
-    days = lake.days(exported_models(choice.model), spec.name)
-    return days[-1] if days else spec.partitions.start.isoformat()
+def _last_day(spec: DatasetSpec, lake: Lake, model: str | None) -> str:
+    """The last day whose events the lake has for a service: the newest export of the models that may rank."""
+    names = [model] if model else competing_models(spec)
+    newest = [day for name in names for day in lake.days(exported_models(name), spec.name)[-1:]]
+    return max(newest, default=spec.partitions.start.isoformat())
 
 
 def _warm_up(engine: Engine) -> None:
