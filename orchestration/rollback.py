@@ -30,12 +30,18 @@ def main(dataset: str, model: str | None, to: str | None, forward: bool) -> None
     spec, lake, pins = the_dataset(dataset), Lake.at(lake_root()), Pins(serving_folder(dataset))
     asks = spec.item is not None and spec.ranked is not None and spec.ranked.lambdarank is not None
     models = [*spec.models, *([NAME] if asks else [])]
+    champion = None
     try:
-        name = model or (
-            NAME if asks else choose_models(spec, champion=model_to_rank(spec, champion_of(spec, lake), pins)).model
+        if model is None and not asks and spec.experiment is None:
+            champion = champion_of(spec, lake)
+        name = model or (NAME if asks else choose_models(spec, champion=model_to_rank(spec, champion, pins)).model)
+    except (DamagedReport, WrongPin, OSError) as error:
+        raise click.ClickException(f"{error}; or name a model with MODEL= (option --model)") from error
+    if name == champion:
+        click.echo(
+            f"{dataset}: {name} is meant, the champion of the reports. If the service refuses it (see /version), name the "
+            "model that ranks instead with MODEL= (option --model)."
         )
-    except (DamagedReport, WrongPin) as error:
-        raise click.ClickException(f"{error}; or name a model with --model") from error
     if name not in models:
         raise click.BadParameter(f"{dataset} has no model {name!r}; it has {', '.join(models)}", param_hint="--model")
     if forward:

@@ -60,10 +60,15 @@ def test_the_default_is_the_model_that_ranks(tmp_path: Path) -> None:
     rolled_back(home)
     champions.make_champion(lake, "deepfm")
     assert "kiosk/dlrm: the newest version is served\n" in rolled_back(home, "--forward"), "which ranked as it was pinned"
-    assert f"kiosk/deepfm: {DAYS[0]} is served instead of {DAYS[1]}" in rolled_back(home)
+    done = rolled_back(home)
+    assert f"kiosk/deepfm: {DAYS[0]} is served instead of {DAYS[1]}" in done
+    assert "deepfm is meant, the champion of the reports" in done
+    assert "is meant" not in rolled_back(home, "--model", "deepfm", "--forward")
     report = lake.partition("evaluation_reports", "kiosk", champions.FIRST_REPORT) / ENTRY
     report.write_text("[]")
-    assert "materialise the report of the day again; or name a model with --model" in rolled_back(home, code=1)
+    assert "materialise the report of the day again; or name a model with MODEL=" in rolled_back(home, code=1)
+    report.unlink()
+    assert f"{report}'; or name a model with MODEL=" in rolled_back(home, code=1)
 
 
 def test_what_cannot_be_done_is_said_with_its_code(home: Path) -> None:
