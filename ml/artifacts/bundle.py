@@ -111,7 +111,7 @@ class Bundle:
             KeyError: A column is missing; the message names it.
             TypeError: A column cannot be read in its declared type; the message names it.
         """
-        return self.score(self.batch(self._raw(rows)))
+        return self.score(self.batch(self.typed(rows)))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -120,7 +120,11 @@ class Bundle:
 
     def predict_labels(self, rows: pa.RecordBatch | pd.DataFrame) -> npt.NDArray[np.float32]:
         """Predict the probabilities of all `labels`, float32 [N, L]; arguments and errors as for `predict`."""
-        return self.score_labels(self.batch(self._raw(rows)))
+        return self.score_labels(self.batch(self.typed(rows)))
+
+    def typed(self, rows: pa.RecordBatch | pd.DataFrame) -> pa.RecordBatch:
+        """Convert N raw rows to their declared types, as `predict` does; see `RawColumns` for the errors."""
+        return self._raw(rows)
 
     def batch(self, rows: pa.RecordBatch) -> Batch:
         """Transform N raw rows, already in their declared types, to an unlabelled batch."""

@@ -56,9 +56,14 @@ def rank_rows(
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise WrongColumn(f"candidates: column {name!r}: {error}") from error
     try:
-        scores = ranking.predict_labels(pa.RecordBatch.from_pydict(columns))
-    except (TypeError, KeyError, ValueError) as error:
-        raise WrongColumn(str(error.args[0])) from error
+        typed = ranking.typed(pa.RecordBatch.from_pydict(columns))
+    except TypeError as error:
+        raise WrongColumn(str(error)) from error
+    if EVENT_TIME in typed.schema.names and typed[EVENT_TIME].null_count:
+        at = typed[EVENT_TIME].is_null().index(True).as_py()
+        found = f"{full[at][EVENT_TIME]!r:.80}"
+        raise WrongColumn(f"candidates[{at}].{EVENT_TIME}: expected microseconds since 1970 UTC, found {found}")
+    scores = ranking.score_labels(ranking.batch(typed))
     order = np.argsort(-scores[:, 0], kind="stable").tolist()
     return [(at, float(scores[at, 0]), by_label(ranking.labels, scores[at])) for at in order]
 

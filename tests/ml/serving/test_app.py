@@ -91,6 +91,19 @@ def test_a_wrong_request_is_refused_by_name(client: httpx.Client, path: str, bod
     assert said in post(client, path, body, 400)["message"]
 
 
+def test_an_error_of_the_model_is_logged_and_hidden_from_the_client(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("lost shard")
+
+    monkeypatch.setattr(engine.ranking.bundle.predictor, "predict_labels", broken)
+    with serving(create_serving_app(engine, None)) as url, httpx.Client(base_url=url, timeout=30) as client:
+        answer = post(client, "/rank", {"candidates": [{"item": 1}]}, 500)
+    assert answer == {"message": "Internal Server Error", "status": 500}
+    assert "ValueError: lost shard" in caplog.text  # once the server has stopped, since it logs after it has answered
+
+
 def test_without_the_token_only_health_and_the_page_answer(client: httpx.Client) -> None:
     url = str(client.base_url)
     assert httpx.get(url + "/health").status_code == 200
