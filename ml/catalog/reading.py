@@ -195,7 +195,7 @@ class Time(Strict):
         default=None,
         min_length=1,
         description="strptime format of a column of text, such as `%m/%d/%Y %I:%M:%S %p`, in place of `unit`. Times without "
-        "`%z` are in `timezone`.",
+        "`%z` are in `timezone`; of the two hours in which clocks go back, they mean the first.",
     )
     clock: ColumnName | None = Field(
         default=None,

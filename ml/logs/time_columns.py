@@ -31,7 +31,8 @@ def time_columns(times: NDArray[np.int64], clock: Time) -> dict[str, pa.Array]:
         clock: Unit or format of the columns, and their time zone.
 
     Returns:
-        The columns by name, [N]: whole units as int64, rounded down; or texts, in UTC if they have an offset.
+        The columns by name, [N]: whole units as int64, rounded down; or texts, in UTC if they have an offset. Without one,
+        the two hours in which clocks go back have the same texts, which are read as the first hour.
 
     Example:
         >>> clock = Time(column="day", clock="hour", format="%d.%m.%Y %H:%M", timezone="Europe/Berlin")

@@ -41,3 +41,14 @@ def test_date_and_time_of_day_are_written_to_two_columns() -> None:
 
 def test_a_log_without_a_clock_has_no_columns_of_the_time() -> None:
     assert time_columns(TIMES, Time(by_position=True)) == {}
+
+
+@pytest.mark.parametrize("text", ["%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M%z"])
+def test_both_hours_when_clocks_go_back_have_one_text_without_an_offset(text: str) -> None:
+    clock = Time(column="at", format=text, timezone="Europe/Berlin")
+    local = datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"))
+    summer, winter = (int(local.replace(fold=fold).timestamp()) * 1_000_000 for fold in (0, 1))
+    assert winter - summer == 3_600_000_000
+    read, known = event_times(time_values(pa.table(time_columns(np.array([summer, winter]), clock)), clock), clock)
+    assert known.all()
+    assert read.tolist() == ([summer, winter] if "%z" in text else [summer, summer])
