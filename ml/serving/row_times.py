@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ml.catalog.log_spec import LogSpec
 from ml.catalog.reading import Time
 from ml.days import MICROSECONDS_PER_SECOND, day_bounds
-from ml.logs.clock import event_times, time_values
+from ml.logs.clock import days_of, event_times, partition_bounds, time_values
 from ml.logs.time_columns import time_columns
 from ml.schema import EVENT_TIME
 from ml.serving.faults import WrongEvent
@@ -27,6 +27,8 @@ AHEAD_SECONDS = 60
 """The clock of a client may be ahead of the service by this much. Such an event counts as one of the present."""
 _EVENT_TIME = Time(column=EVENT_TIME, unit="us")
 _UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+_ROUNDING = {"s": 999_999, "ms": 999}
+"""Microseconds by which numbers may differ from `event_time`, by unit: less than one unit. It is 1 for all other columns."""
 
 
 class RowTimes:
@@ -38,11 +40,15 @@ class RowTimes:
     """
 
     def __init__(self, folder: str, log: LogSpec) -> None:
-        self._folder, self._clock = folder, log.time
+        self._folder, self._log, self._clock = folder, log, log.time
+        self._rounding = 1 if log.time.is_text else _ROUNDING.get(log.time.unit, 1)
         self._begin = day_bounds(log.partitions.start.isoformat(), log.zone)[0]
 
     def complete(self, columns: Mapping[str, pa.Array], now: int) -> dict[str, pa.Array]:
         """Return the columns with the time of every event, in `event_time` and in the columns of the log.
+
+        If an event has both, they may differ by rounding, and both are kept. If rounding has moved the columns of the log to
+        another day, they are written anew from `event_time`.
 
         Args:
             columns: The log's columns and `event_time`, [N]. What is null is filled in: by the other time, or else by `now`.
@@ -58,6 +64,9 @@ class RowTimes:
         times = np.minimum(np.where(is_given, times, np.where(has_own, own, now)), now)
         completed = {**columns, EVENT_TIME: pa.array(times)}
         filled = ~has_own | (own > now)
+        if (own != times).any():
+            bounds = partition_bounds(self._log)
+            filled |= days_of(own, bounds) != days_of(times, bounds)
         if filled.any():
             for name, values in time_columns(times, self._clock).items():
                 values = values.cast(columns[name].type, safe=False)  # floats cannot hold all nanoseconds
@@ -83,9 +92,10 @@ class RowTimes:
     def _check_equal(
         self, columns: Mapping[str, pa.Array], times: NDArray[np.int64], own: NDArray[np.int64], both: NDArray[np.bool_]
     ) -> None:
-        """Raise `WrongEvent` if the columns of the log have another time than `event_time`, as far as they can hold it."""
+        """Raise `WrongEvent` if the columns of the log have another time than `event_time`, apart from rounding."""
         written = pa.table(time_columns(times, self._clock))
-        wrong = both & (own != times) & (own != event_times(time_values(written, self._clock), self._clock)[0])
+        rounded_down, _ = event_times(time_values(written, self._clock), self._clock)
+        wrong = both & (np.abs(own - times) > self._rounding) & (own != rounded_down)
         if wrong.any():
             read = pa.table({name: columns[name] for name in self._clock.columns})
             expected = f"the same time as {EVENT_TIME}, {_row(written, int(wrong.argmax()))}"

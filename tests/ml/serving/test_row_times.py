@@ -81,8 +81,8 @@ def test_the_time_of_an_event_is_that_of_the_columns_of_the_log(kind: str, time:
     assert rows(of, written, now=now)["event_time"].to_pylist() == [at]
     is_fine = time.get("unit") in ("us", "ns", "iso8601") or "%f" in time.get("format", "")
     with pytest.raises(WrongEvent, match="same time as event_time") if is_fine else nullcontext():
-        both = rows(of, written | {"event_time": at + 1}, now=now)
-        assert both["event_time"].to_pylist() == [at + 1] and not is_fine
+        both = rows(of, written | {"event_time": at + 2}, now=now)
+        assert both["event_time"].to_pylist() == [at + 2] and not is_fine
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,38 @@ def test_two_times_of_an_event_are_refused() -> None:
         rows(log(), {"event_time": NOW, "at": NOW // SECOND}, {"event_time": NOW, "at": BEGIN // SECOND})
 
 
+@pytest.mark.parametrize(
+    ("kind", "unit", "event_time", "own"),
+    [
+        ("int", "ms", NOW - 6_400, (NOW - 6_005) // 1000),
+        ("int", "s", NOW - 300_005, NOW // SECOND),
+        ("int", "us", NOW - 10, NOW - 9),
+        ("float", "s", BEGIN + 1_500_001, BEGIN / SECOND + 1.5),
+        ("float", "s", BEGIN + 1_500_001, BEGIN / SECOND + 1.500002),
+        ("string", "ns", NOW - 9, str((NOW - 10) * 1000)),
+        ("string", "iso8601", BEGIN + 1, "2026-03-01T00:00:00.000002Z"),
+    ],
+)
+def test_two_times_of_an_event_may_differ_by_rounding(kind: str, unit: str, event_time: int, own: Any) -> None:
+    [row] = rows(log(kind, unit=unit), {"event_time": event_time, "at": own}).to_pylist()
+    assert (row["event_time"], row["at"]) == (event_time, own)
+
+
+@pytest.mark.parametrize(
+    ("unit", "own"),
+    [("s", BEGIN // SECOND + 6), ("ms", BEGIN // 1000 + 5_001), ("us", BEGIN + 5_000_002), ("ns", (BEGIN + 5_000_002) * 1000)],
+)
+def test_a_difference_of_a_unit_is_refused(unit: str, own: int) -> None:
+    with pytest.raises(WrongEvent, match=r"examples\[0\]\.at: expected the same time as event_time"):
+        rows(log(unit=unit), {"event_time": BEGIN + 5 * SECOND, "at": own})
+
+
+def test_a_time_that_is_rounded_to_the_next_day_stays_on_the_day_of_its_event_time() -> None:
+    midnight = BEGIN + 86_400 * SECOND
+    [row] = rows(log(unit="ms"), {"event_time": midnight - 400, "at": midnight // 1000}, now=midnight + SECOND).to_pylist()
+    assert (row["event_time"], row["at"]) == (midnight - 400, midnight // 1000 - 1)
+
+
 @pytest.mark.parametrize("ahead", [{"event_time": NOW + 30 * SECOND}, {"at": NOW // SECOND + 30}])
 def test_a_clock_that_is_a_little_ahead_counts_as_the_present(ahead: dict[str, int]) -> None:
     [row] = rows(log(), ahead).to_pylist()
@@ -145,3 +177,15 @@ def test_a_log_without_a_clock_has_event_times_alone() -> None:
     of = log().model_copy(update={"time": log().time.model_copy(update={"column": None, "by_position": True})})
     [row] = rows(of, {"at": 5}).to_pylist()
     assert (row["event_time"], row["at"]) == (NOW, 5)
+
+
+def test_texts_without_an_offset_mean_the_first_of_two_hours_and_event_time_keeps_the_second() -> None:
+    first, second = 1_792_888_200 * SECOND, 1_792_891_800 * SECOND  # 02:30 in Berlin, before and after clocks go back
+    text, now = "2026-10-25 02:30:00", second + SECOND
+    of = log("string", format="%Y-%m-%d %H:%M:%S", timezone="Europe/Berlin")
+    given: list[dict[str, Any]] = [{"at": text}, {"event_time": second}, {"event_time": second, "at": text}]
+    stored = rows(of, *given, now=now)
+    assert stored["event_time"].to_pylist() == [first, second, second]
+    assert stored["at"].to_pylist() == [text] * 3
+    with_offset = rows(log("string", format="%Y-%m-%d %H:%M:%S%z", timezone="Europe/Berlin"), given[1], now=now)
+    assert with_offset["at"].to_pylist() == ["2026-10-25 01:30:00+0000"]
