@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import zipfile
 from itertools import pairwise
@@ -174,7 +173,7 @@ def test_every_row_of_a_day_is_served_with_the_features_and_the_score_of_the_dai
     first, day = make_days(spec, lake, logs, spark)
     export(lake, spec, "dlrm", first)
     engine = start(spec, lake, UPath(tmp_path / "stream"), read_side_tables(spec, str(logs)))
-    engine.follow = threading.Event.wait  # type: ignore[method-assign]  # the test alone refreshes
+    engine.follow = lambda stop, wait=None: stop.wait()  # type: ignore[method-assign]  # the test alone refreshes
     recommender, bundle = engine.recommender, engine.ranking.bundle
     assert recommender is not None
     recorder = Recorder(bundle.predictor)

@@ -71,7 +71,7 @@ def test_a_refused_model_and_a_journal_that_waits_are_reported(lake: Lake, engin
 
 
 def test_a_service_without_a_newer_export_is_reported_after_a_while(lake: Lake, engine: Engine, folder: Path) -> None:
-    engine.follow = lambda stop: None  # type: ignore[method-assign]  # as if it were stuck
+    engine.follow = lambda stop, wait=None: stop.wait()  # type: ignore[method-assign]  # as if it were stuck
     with serving(create_serving_app(engine, None)) as url:
         Announcement([url], None).write(folder)
         export(lake, SPEC, "dlrm", DAYS[1])
