@@ -186,6 +186,7 @@ def test_two_looks_in_succession_decide(lake: Lake, tmp_path: Path, monkeypatch:
     engine = started(lake, tmp_path)
     lake.discard("evaluation_reports", SPEC.name, FIRST_REPORT)  # as while it is replaced on an object store
     engine.poll()
+    assert champion_of(SPEC, lake) == "dlrm" and ranked_by(engine)[0] == "deepfm"
     write_report(lake, FIRST_REPORT, dlrm=0.7, deepfm=0.75)
     look_twice(engine)
     assert ranked_by(engine)[0] == "deepfm"
