@@ -82,9 +82,9 @@ def health_verdict(lake: Lake, serving: ServingResource, spec: DatasetSpec) -> d
         return {"passed": True, "severity": severity, "metadata": {"service": "none"}}
     columns: dict[str, str] = dict.fromkeys(("model", "version", "status"), "string")
     models = table(columns, [{name: getattr(one, name) for name in columns} for one in found.models])
-    explained = {"explanation": "; ".join(found.reasons)} if found.reasons else {}
-    untold = {"versions": f"unknown: {found.untold}"} if found.untold else {}
-    metadata = {"service": found.url, "models": models, **untold, **explained}
+    untold = [f"old models cannot be found, because the versions are unknown: {found.untold}"] if found.untold else []
+    explained = "; ".join([*found.reasons, *untold])
+    metadata = {"service": found.url, "models": models, **({"explanation": explained} if explained else {})}
     return {"passed": not found.reasons, "severity": severity, "metadata": metadata}
 
 

@@ -3,8 +3,6 @@
 It requests no runs, so it is on by default. `make dagster` or a deployment's daemon evaluates it.
 """
 
-import json
-
 import dagster as dg
 
 from assets.resources import LakeResource, ServingResource, SyncResource
@@ -18,7 +16,7 @@ def serving_sensor(spec: DatasetSpec) -> dg.SensorDefinition:
     """Build the sensor of one dataset.
 
     It evaluates the checks `serving_lag` of each model and `serving_health`, and reports a check whose verdict or explanation
-    changes; the cursor stores the explanations.
+    differs from the latest result that is stored, whether the sensor or a run has stored it.
     """
 
     @dg.sensor(
@@ -28,15 +26,29 @@ def serving_sensor(spec: DatasetSpec) -> dg.SensorDefinition:
         description=f"Watches the service of {spec.name}, and the lag of the servers of its models.",
     )
     def serving(context: dg.SensorEvaluationContext, lake: LakeResource, sync: SyncResource, serving: ServingResource):
-        verdicts = {f"serving_lag of {model}": lag_verdict(lake.open(), sync, spec, model) for model in spec.models}
-        found = {name: lag_evaluation(spec, model, of) for model, (name, of) in zip(spec.models, verdicts.items(), strict=True)}
-        verdicts["serving_health"] = health_verdict(lake.open(), serving, spec)
-        found["serving_health"] = health_evaluation(spec, verdicts["serving_health"])
-        explained = {name: of["metadata"].get("explanation", "") for name, of in verdicts.items()}
-        before = json.loads(context.cursor) if context.cursor else {}
-        news = [found[name] for name, text in explained.items() if text != before.get(name, "")]
-        wrong = "; ".join(f"{name}: {text}" for name, text in explained.items() if text)
+        root, found = lake.open(), dict[str, dg.AssetCheckEvaluation]()
+        for model in spec.models:
+            found[f"serving_lag of {model}"] = lag_evaluation(spec, model, lag_verdict(root, sync, spec, model))
+        found["serving_health"] = health_evaluation(spec, health_verdict(root, serving, spec))
+        wrong = "; ".join(f"{name}: {text}" for name, one in found.items() if (text := _explanation(one)))
         reason = dg.SkipReason(wrong or "services and receivers are healthy, or there are none")
-        return dg.SensorResult(skip_reason=reason, cursor=json.dumps(explained), asset_events=news)
+        news = [one for one in found.values() if _is_news(context.instance, one)]
+        return dg.SensorResult(skip_reason=reason, asset_events=news)
 
     return serving
+
+
+def _explanation(evaluation: dg.AssetCheckEvaluation) -> str:
+    found = evaluation.metadata.get("explanation")
+    return str(found.value) if found else ""
+
+
+def _is_news(instance: dg.DagsterInstance, found: dg.AssetCheckEvaluation) -> bool:
+    """Whether a result differs from the latest that is stored. A passed check that has never run is no news."""
+    record = instance.get_latest_asset_check_evaluation_record(found.asset_check_key)
+    if record is None:
+        return bool(_explanation(found))
+    stored = record.evaluation  # of another type if a run has announced it only
+    if not isinstance(stored, dg.AssetCheckEvaluation):
+        return True
+    return (found.passed, _explanation(found)) != (stored.passed, _explanation(stored))
