@@ -2,9 +2,13 @@
 
 import gc
 import json
+import logging
 import math
+import secrets
+import signal
 import socket
 import sys
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,6 +29,8 @@ PORT = 8715
 TOKEN = "serving-token"
 SWITCH_SECONDS = 5e-4
 """How long a request waits for Python's lock while another thread applies a delta; by default, Python waits 5 ms."""
+
+_log = logging.getLogger("evergreen")
 
 WAITING = "The models are loaded; the service starts when this file exists:"
 
@@ -68,6 +74,7 @@ def main(
     Ctrl-C ends it after the requests in progress.
     """
     quiet_console()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end at any time withdraws what others know of the service
     import torch
 
     from ml.http.guard import LOOPBACK
@@ -90,13 +97,21 @@ def main(
     spec, lake = the_dataset(dataset), Lake.at(lake_root())
     stream = UPath(home()) / "stream" / spec.name
     token_file, folder = Path(home()) / TOKEN, serving_folder(spec.name)
+    instance = secrets.token_hex(16)
     stores = FileLock(Path(stream.path) / "serve.lock", timeout=0)  # held until the end: a journal has one writer
+
+    def withdraw() -> None:
+        with suppress(OSError):  # the check then says which file to delete
+            Announcement.withdraw(folder)
 
     def announce(listener: socket.socket) -> None:
         """Tell other processes where the service answers, until it ends."""
         urls = [url_of(listener), *(f"http://{name}:{listener.getsockname()[1]}" for name in names)]
-        Announcement(urls, None if token is None else str(token_file)).write(folder)
-        click.get_current_context().call_on_close(partial(Announcement.withdraw, folder))
+        click.get_current_context().call_on_close(withdraw)
+        try:
+            Announcement(urls, None if token is None else str(token_file), instance).write(folder)
+        except OSError as error:  # such as a full disk
+            _log.warning("the check serving_health cannot find the service, because its address cannot be written: %s", error)
 
     limits, pins = Limits(rate, burst=math.ceil(rate), in_flight=in_flight), Pins(folder)
     try:
@@ -118,7 +133,7 @@ def main(
                 shown = Clock.wait_for(clock)
             shown, listener = shown or clock_of(spec, lake, model), listen(host, port)
             hosts = (*LOOPBACK, host, *names)
-            service = Service(spec, lake_root(), stream, list(sides), model, pins, shown, token, hosts, limits)
+            service = Service(spec, lake_root(), stream, list(sides), model, pins, shown, token, hosts, limits, instance)
             ranking = models[choose_models(spec, model).model].version
             said = partial(_say, url_of(listener), spec.name, ranking, shown.is_live, token, token_file)
 
@@ -144,7 +159,7 @@ def main(
     _say(url_of(listener), spec.name, engine.ranking.version, engine.clock.is_live, token, token_file, columns)
     gc.collect()
     gc.freeze()  # a full collection of the objects of models and items takes hundreds of milliseconds, in which no request runs
-    serve(create_serving_app(engine, token, (*LOOPBACK, host, *names), limits), listener)
+    serve(create_serving_app(engine, token, (*LOOPBACK, host, *names), limits, instance=instance), listener)
 
 
 def _work(shared: bytes, listener: socket.socket, number: int, connection: Connection) -> None:

@@ -1,15 +1,17 @@
 """The addresses of a running service, in a small file of mode 0600 that the service removes when it ends.
 
 Other processes of the same user, such as the sensor that watches the service, find the service by this file. If the file
-exists and nothing answers, the service was killed.
+exists and nothing answers, the service was killed. If another service answers there meanwhile, its `instance` differs.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from ml.disk import replace_text
 
@@ -28,31 +30,33 @@ class Announcement:
     Attributes:
         urls: Addresses at which it can be reached, such as the one that it listens on, and one by its name in a network.
         token: File of its token; None for an open service.
+        instance: A random word of this run of the service, which `/health` answers too.
 
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> Announcement(["http://127.0.0.1:8715"], None).write(folder)
+        >>> Announcement(["http://127.0.0.1:8715"], None, "8c1f").write(folder)
         >>> Announcement.read(folder)
-        Announcement(urls=['http://127.0.0.1:8715'], token=None)
+        Announcement(urls=['http://127.0.0.1:8715'], token=None, instance='8c1f')
         >>> Announcement.withdraw(folder)
         >>> Announcement.read(folder)
     """
 
-    urls: Sequence[str]
+    urls: Annotated[Sequence[str], Field(min_length=1)]
     token: str | None
+    instance: Annotated[str, Field(min_length=1)]
 
     def write(self, folder: Path) -> None:
-        """Announce the service in its folder, in place of an earlier one."""
-        replace_text(folder / FILE, json.dumps(asdict(self)) + "\n", mode=0o600)
+        """Announce the service in its folder, in place of an earlier one. Raises `OSError`."""
+        replace_text(folder / FILE, _FORM.dump_json(self).decode() + "\n", mode=0o600)
 
     @staticmethod
     def withdraw(folder: Path) -> None:
-        """Remove the announcement, if there is one."""
+        """Remove the announcement, if there is one. Raises `OSError`."""
         (folder / FILE).unlink(missing_ok=True)
 
-    @classmethod
-    def read(cls, folder: Path) -> Announcement | None:
+    @staticmethod
+    def read(folder: Path) -> Announcement | None:
         """Return the service of a folder; None if none is announced.
 
         Raises:
@@ -61,11 +65,12 @@ class Announcement:
         """
         path = folder / FILE
         try:
-            found = json.loads(path.read_bytes())
-            urls, token = found["urls"], found["token"]
+            return _FORM.validate_json(path.read_bytes())
         except FileNotFoundError:
             return None
-        except (ValueError, LookupError, TypeError) as error:
+        except ValueError as error:
             text = f"{path} does not say where a service answers; delete it, and restart the service"
             raise DamagedAnnouncement(text) from error
-        return cls(urls, token)
+
+
+_FORM = TypeAdapter(Announcement)

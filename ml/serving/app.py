@@ -93,6 +93,7 @@ def create_serving_app(
     hosts: Iterable[str] = LOOPBACK,
     limits: Limits = DEFAULT_LIMITS,
     counters: Path | None = None,
+    instance: str = "",
 ) -> FastAPI:
     """Create the app of a service.
 
@@ -102,6 +103,8 @@ def create_serving_app(
         hosts: Host names under which the service is reached.
         limits: Rate of each client, and requests in progress.
         counters: Folder in which several processes count together; see `ml.serving.metrics.Metrics`.
+        instance: The word in `/health` by which others tell the service from another one at its address; see
+            `ml.serving.announced`.
 
     Returns:
         The app.
@@ -111,7 +114,8 @@ def create_serving_app(
         models = engine.statuses
         events = {log: "waiting" if count else "published" for log, count in engine.journal.waiting.items()}
         is_degraded = "refused" in models.values() or "waiting" in events.values()
-        return {"status": "degraded" if is_degraded else "ok", "models": models, "events": events}
+        status = "degraded" if is_degraded else "ok"
+        return {"status": status, "instance": instance, "models": models, "events": events}
 
     app = create_app(
         f"Evergreen: {engine.spec.name}", token, hosts, BODY_LIMIT, open_paths=("/",), health=health, limits=limits

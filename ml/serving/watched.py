@@ -7,20 +7,20 @@
 | events are stored and not published      | `/health`                                      |
 | a model is older than its newest export  | `/version`, and the exports in the lake        |
 
-A model that is pinned is not stale: a person has chosen its day. Without the token of the service, `/version` cannot be read;
-the other faults are still found.
+If another service answers at the address, it is not sent the token. A model that is pinned is not stale: a person has chosen
+its day. Without the token of the service, `/version` cannot be read; the other faults are still found.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import requests
+from pydantic import BaseModel, ValidationError
 
 from ml.catalog.spec import DatasetSpec
 from ml.days import day_bounds
@@ -36,6 +36,44 @@ STALE_SECONDS = 300.0
 
 class NoAnswer(Exception):
     """The service does not answer as it should; the message says how it was asked."""
+
+
+class _Health(BaseModel):
+    """What `/health` answers."""
+
+    instance: str
+    models: dict[str, str]
+    events: dict[str, str]
+
+
+class _Ranker(BaseModel):
+    """What orders recommendations, as `/version` answers."""
+
+    model: str
+    version: str
+    pinned: str | None
+    refusal: str | None
+
+
+class _Model(_Ranker):
+    """A model, as `/version` answers."""
+
+    source: str
+    event_to: int | None
+
+
+class _Versions(BaseModel):
+    """What `/version` answers."""
+
+    models: dict[str, _Model]
+    ranker: _Ranker
+
+    def of(self, name: str) -> _Ranker | None:
+        """Return what is served of a model; None if that is not known."""
+        return self.models.get(name) or (self.ranker if self.ranker.model == name else None)
+
+
+_Form = TypeVar("_Form", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -98,72 +136,84 @@ def watch_service(spec: DatasetSpec, lake: Lake, folder: Path) -> WatchedService
             return WatchedService(announced.urls[0], reasons=[f"the service does not answer ({error}); {way_out}"])
         try:
             versions, untold = _versions(session, url, announced.token), None
-        except (NoAnswer, OSError) as error:
-            versions, untold = {}, str(error)
+        except (NoAnswer, OSError, ValueError) as error:
+            versions, untold = None, str(error)
+    told = {name: versions.of(name) if versions else None for name in health.models}
     reasons = [
-        *(f"{name}: {_refusal(versions.get(name))}" for name, status in health["models"].items() if status == "refused"),
-        *(f"stored events of {log} cannot be published; the log of the service has the reason" for log in _waiting(health)),
-        *(reason for name, version in versions.items() if (reason := _stale(spec, lake, name, version))),
+        *(f"{name}: {_refusal(told[name])}" for name, status in health.models.items() if status == "refused"),
+        *(
+            f"stored events of {log} cannot be published; the log of the service has the reason"
+            for log, status in health.events.items()
+            if status == "waiting"
+        ),
+        *(reason for version in (versions.models.values() if versions else ()) if (reason := _stale(spec, lake, version))),
     ]
-    models = [WatchedModel(name, str(versions.get(name, {}).get("version", "")), of) for name, of in health["models"].items()]
+    models = [WatchedModel(name, version.version if version else "", health.models[name]) for name, version in told.items()]
     return WatchedService(url, models, reasons, untold)
 
 
-def _first_answer(session: requests.Session, announced: Announcement) -> tuple[str, dict[str, Any]]:
-    """Return the first address that answers, and its health."""
+def _first_answer(session: requests.Session, announced: Announcement) -> tuple[str, _Health]:
+    """Return the first address at which the service answers, and its health."""
     errors = []
     for url in announced.urls:
         try:
-            return url, _get(session, f"{url}/health", {"models"})
+            health = _get(session, url, "/health", _Health)
+            if health.instance == announced.instance:
+                return url, health
+            errors.append(_another(url))
         except NoAnswer as error:
             errors.append(str(error))
     raise NoAnswer("; ".join(errors))
 
 
-def _get(session: requests.Session, url: str, keys: set[str], token: str | None = None) -> dict[str, Any]:
+def _get(session: requests.Session, url: str, path: str, form: type[_Form], token: str | None = None) -> _Form:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        answer = session.get(url, headers=headers, timeout=ANSWER_SECONDS)
-        found = answer.json() if answer.status_code == HTTPStatus.OK else None
-    except requests.RequestException as error:
-        raise NoAnswer(f"{url}: {type(error).__name__}") from error
-    if not isinstance(found, dict) or not keys <= found.keys():
-        raise NoAnswer(f"{url}: status {answer.status_code}")
-    return found
+        answer = session.get(url + path, headers=headers, timeout=ANSWER_SECONDS, allow_redirects=False)
+    except (requests.RequestException, ValueError) as error:
+        raise NoAnswer(f"{url}{path}: {type(error).__name__}") from error
+    if answer.status_code != HTTPStatus.OK:
+        raise NoAnswer(f"{url}{path}: status {answer.status_code}")
+    try:
+        return form.model_validate_json(answer.content)
+    except ValidationError as error:
+        raise NoAnswer(_another(url)) from error
 
 
-def _versions(session: requests.Session, url: str, token: str | None) -> dict[str, Mapping[str, Any]]:
-    """Return what `/version` reports about each model. Raises `NoAnswer`, or `OSError` if the token cannot be read."""
+def _another(url: str) -> str:
+    return f"another service answers on {url}"
+
+
+def _versions(session: requests.Session, url: str, token: str | None) -> _Versions:
+    """Return what `/version` reports. Raises `NoAnswer`, or `OSError` or `ValueError` if the token cannot be read."""
     own = Path(token).read_text().strip() if token else None
-    found = _get(session, f"{url}/version", {"models", "ranker"}, own)
-    return {found["ranker"]["model"]: found["ranker"]} | found["models"]
+    return _get(session, url, "/version", _Versions, own)
 
 
-def _refusal(version: Mapping[str, Any] | None) -> str:
-    refusal = (version or {}).get("refusal")
+def _refusal(version: _Ranker | None) -> str:
+    refusal = version and version.refusal
     return f"the newest version is refused ({refusal})" if refusal else "the newest version is refused"
 
 
-def _waiting(health: Mapping[str, Any]) -> list[str]:
-    return [log for log, state in health.get("events", {}).items() if state == "waiting"]
-
-
-def _stale(spec: DatasetSpec, lake: Lake, name: str, version: Mapping[str, Any]) -> str | None:
+def _stale(spec: DatasetSpec, lake: Lake, version: _Model) -> str | None:
     """Return why a model is stale; None if the lake has had no newer export for `STALE_SECONDS`."""
-    if name not in spec.models or version["pinned"] or version["refusal"]:
+    if version.model not in spec.models or version.pinned or version.refusal:
         return None
-    stage = exported_models(name)
+    stage = exported_models(version.model)
     newest = next(reversed(lake.days(stage, spec.name)), None)
     if newest is None or not _is_older(spec, version, newest):
         return None
     path = lake.partition(stage, spec.name, newest) / MANIFEST
     if time.time() - path.stat().st_mtime < STALE_SECONDS:
         return None
-    return f"{name}: {version['version']} is served, although the lake has had the export of {newest} for {STALE_SECONDS:g} s"
+    return (
+        f"{version.model}: {version.version} is served, although the lake has had the export of {newest} "
+        f"for {STALE_SECONDS:g} s"
+    )
 
 
-def _is_older(spec: DatasetSpec, version: Mapping[str, Any], day: str) -> bool:
+def _is_older(spec: DatasetSpec, version: _Model, day: str) -> bool:
     """Whether a version was trained on less than an export."""
-    if version["source"] == "lake":
-        return version["version"] < day
-    return (version["event_to"] or 0) < day_bounds(day, spec.zone)[1]
+    if version.source == "lake":
+        return version.version < day
+    return (version.event_to or 0) < day_bounds(day, spec.zone)[1]

@@ -22,6 +22,7 @@ from ml.serving.followed import receiver_name
 from ml.sync.folder import Acknowledgement, sync_folder
 from tests.helpers.kiosk_lake import kiosk_lake, spec_of
 from tests.helpers.paths import ROOT
+from tests.helpers.waiting import until
 
 
 @pytest.fixture
@@ -42,9 +43,8 @@ def environment(home: Path) -> dict[str, str]:
 @contextmanager
 def running(home: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
     command = [sys.executable, "-m", "orchestration.serve", "kiosk", "--port", "0", *options]
-    process = subprocess.Popen(
-        command, env=environment(home), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    with (home / "errors").open("a") as errors:
+        process = subprocess.Popen(command, env=environment(home), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=errors)
     assert process.stdout is not None
     try:
         line = next(line for line in process.stdout if line.startswith("Page:"))
@@ -76,7 +76,8 @@ def test_the_service_answers_and_stops_with_all_events_stored(home: Path) -> Non
         for folder in synced:
             folder.acknowledge(Acknowledgement(name, "run", 0, {}, time.time()))
         announced = home / "serving" / "kiosk" / FILE
-        assert Announcement.read(announced.parent) == Announcement([str(client.base_url).rstrip("/")], str(token))
+        instance = client.get("/health").json()["instance"]
+        assert Announcement.read(announced.parent) == Announcement([str(client.base_url).rstrip("/")], str(token), instance)
         assert announced.stat().st_mode & 0o777 == 0o600
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=240) == 0
@@ -95,6 +96,30 @@ def test_a_killed_service_loses_no_event_that_it_acknowledged(home: Path) -> Non
     with running(home):
         pass
     assert sorted(stored(home)) == sent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_service_whose_address_cannot_be_written_answers(home: Path, processes: str) -> None:
+    announced = home / "serving" / "kiosk" / FILE
+    announced.mkdir(parents=True)  # a folder in place of the file
+    with running(home, "--processes", processes) as (process, client):
+        assert client.get("/version").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=240) == 0
+    errors = (home / "errors").read_text()
+    assert "its address cannot be written: [Errno 21] Is a directory" in errors and "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_a_stop_as_soon_as_the_address_is_written_withdraws_it(home: Path) -> None:
+    announced = home / "serving" / "kiosk" / FILE
+    command = [sys.executable, "-m", "orchestration.serve", "kiosk", "--port", "0"]
+    with subprocess.Popen(command, env=environment(home), cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        until(announced.exists)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=240)
+    assert not announced.exists()
 
 
 @pytest.mark.slow

@@ -50,6 +50,7 @@ class Service:
         token: Token that requests have to present; None for an open service.
         hosts: Host names under which the service is reached.
         limits: Limits of each worker.
+        instance: The word in `/health` that tells the service from others.
     """
 
     spec: DatasetSpec
@@ -62,6 +63,7 @@ class Service:
     token: str | None
     hosts: tuple[str, ...]
     limits: Limits
+    instance: str
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def work(given: bytes, listener: socket.socket, number: int, connection: Connect
     stop = threading.Event()
     following = threading.Thread(target=models.follow, args=(stop,), name="models", daemon=True)
     following.start()
-    app = create_serving_app(engine, service.token, service.hosts, service.limits, shared.counters)
+    app = create_serving_app(engine, service.token, service.hosts, service.limits, shared.counters, service.instance)
     events.ask("ready", engine.recommender.context_columns if engine.recommender else [])
     gc.collect()
     gc.freeze()  # see orchestration/serve.py

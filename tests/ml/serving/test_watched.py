@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fastapi import FastAPI, Request, Response
 from upath import UPath
 
 from ml.http.server import serving
@@ -20,7 +25,7 @@ from ml.serving.watched import STALE_SECONDS, WatchedModel, WatchedService, watc
 from tests.helpers.kiosk_days import DAYS
 from tests.helpers.kiosk_lake import DAY, export, kiosk_lake, put_raw, raw_rows, spec_of
 
-SPEC, TOKEN = spec_of(), "word"
+SPEC, TOKEN, RUN = spec_of(), "word", "8c1f"
 CURRENT = [WatchedModel("dlrm", DAY, "current"), WatchedModel("two_tower", DAY, "current")]
 
 
@@ -55,8 +60,8 @@ def age(lake: Lake, model: str, day: str, seconds: float) -> None:
 
 def test_a_refused_model_and_a_journal_that_waits_are_reported(lake: Lake, engine: Engine, folder: Path) -> None:
     assert watch_service(SPEC, lake, folder) is None, "no service is announced"
-    with serving(create_serving_app(engine, TOKEN)) as url:
-        Announcement([url], str(folder.parent / "token")).write(folder)
+    with serving(create_serving_app(engine, TOKEN, instance=RUN)) as url:
+        Announcement([url], str(folder.parent / "token"), RUN).write(folder)
         assert watched(lake, folder) == WatchedService(url, CURRENT)
         export(lake, SPEC, "dlrm", DAYS[1], change=float("nan"))
         engine.poll()
@@ -72,8 +77,8 @@ def test_a_refused_model_and_a_journal_that_waits_are_reported(lake: Lake, engin
 
 def test_a_service_without_a_newer_export_is_reported_after_a_while(lake: Lake, engine: Engine, folder: Path) -> None:
     engine.follow = lambda stop, wait=None: stop.wait()  # type: ignore[method-assign]  # as if it were stuck
-    with serving(create_serving_app(engine, None)) as url:
-        Announcement([url], None).write(folder)
+    with serving(create_serving_app(engine, None, instance=RUN)) as url:
+        Announcement([url], None, RUN).write(folder)
         export(lake, SPEC, "dlrm", DAYS[1])
         assert watched(lake, folder).reasons == []
         age(lake, "dlrm", DAYS[1], STALE_SECONDS + 60)
@@ -90,7 +95,7 @@ def test_a_service_without_a_newer_export_is_reported_after_a_while(lake: Lake, 
 def test_a_killed_service_is_reported_with_the_way_out(lake: Lake, folder: Path) -> None:
     with serving(lambda *_: None) as url:  # type: ignore[arg-type, return-value]
         pass
-    Announcement([url], None).write(folder)
+    Announcement([url], None, RUN).write(folder)
     found = watched(lake, folder)
     assert found.url == url and found.models == []
     assert found.reasons == [
@@ -100,26 +105,89 @@ def test_a_killed_service_is_reported_with_the_way_out(lake: Lake, folder: Path)
 
 
 def test_a_service_is_found_under_any_of_its_addresses(lake: Lake, engine: Engine, folder: Path) -> None:
-    with serving(create_serving_app(engine, TOKEN)) as url:
-        Announcement(["http://127.0.0.1:1", url], str(folder.parent / "token")).write(folder)
+    with serving(create_serving_app(engine, TOKEN, instance=RUN)) as url:
+        Announcement(["http://127.0.0.1:1", url], str(folder.parent / "token"), RUN).write(folder)
         assert watched(lake, folder) == WatchedService(url, CURRENT)
 
 
-@pytest.mark.parametrize("token", ["missing", "wrong"])
+@pytest.mark.parametrize(
+    ("token", "reason"), [("missing", "No such file"), ("wrong", "status 401"), ("binary", "can't decode")]
+)
 def test_without_the_token_the_health_is_known_and_the_versions_are_not(
-    lake: Lake, engine: Engine, folder: Path, token: str
+    lake: Lake, engine: Engine, folder: Path, token: str, reason: str
 ) -> None:
     path = folder.parent / token
-    if token == "wrong":
-        path.write_text("other")
-    with serving(create_serving_app(engine, TOKEN)) as url:
-        Announcement([url], str(path)).write(folder)
+    if token != "missing":
+        path.write_bytes(b"other" if token == "wrong" else b"\xff")
+    with serving(create_serving_app(engine, TOKEN, instance=RUN)) as url:
+        Announcement([url], str(path), RUN).write(folder)
         found = watched(lake, folder)
     assert found.reasons == [] and {(model.version, model.status) for model in found.models} == {("", "current")}
-    assert ("status 401" if token == "wrong" else "No such file") in str(found.untold)
+    assert reason in str(found.untold)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"urls": []}', "\udcff"])
+class Other:
+    """Another service. It answers each path with a given body, and keeps the headers of the requests."""
+
+    def __init__(self, bodies: dict[str, Any]) -> None:
+        self.bodies, self.asked = bodies, list[tuple[str, str | None]]()
+
+    @contextmanager
+    def running(self) -> Iterator[str]:
+        app = FastAPI()
+
+        @app.get("/{path:path}")
+        def answer(path: str, request: Request) -> Response:
+            self.asked.append((path, request.headers.get("authorization")))
+            return Response(self.bodies[path])
+
+        with serving(app) as url:
+            yield url
+
+
+HEALTH = {"instance": RUN, "models": {"dlrm": "current"}, "events": {}}
+
+
+@pytest.mark.parametrize(
+    "health",
+    [
+        json.dumps(HEALTH | {"instance": "77ab"}),
+        json.dumps({"status": "ok"}),
+        json.dumps(HEALTH | {"models": ["dlrm"]}),
+        json.dumps(HEALTH | {"models": {"dlrm": None}}),
+        json.dumps(HEALTH | {"events": "none"}),
+        "[]",
+        "<html>",
+        b"\xff",
+    ],
+)
+def test_another_service_at_the_address_is_reported_and_gets_no_token(lake: Lake, folder: Path, health: str | bytes) -> None:
+    other = Other({"health": health})
+    with other.running() as url:
+        Announcement([url], str(folder.parent / "token"), RUN).write(folder)
+        found = watched(lake, folder)
+    assert found.models == [] and other.asked == [("health", None)]
+    assert found.reasons[0].startswith(f"the service does not answer (another service answers on {url}); start it again")
+
+
+@pytest.mark.parametrize("version", [{}, {"models": {"dlrm": {}}, "ranker": {}}, {"models": [], "ranker": {"model": "dlrm"}}])
+def test_versions_of_another_shape_are_unknown(lake: Lake, folder: Path, version: dict[str, Any]) -> None:
+    with Other({"health": json.dumps(HEALTH), "version": json.dumps(version)}).running() as url:
+        Announcement([url], None, RUN).write(folder)
+        found = watched(lake, folder)
+    assert found == WatchedService(url, [WatchedModel("dlrm", "", "current")], [], f"another service answers on {url}")
+
+
+def test_the_service_is_found_behind_an_address_of_another(lake: Lake, engine: Engine, folder: Path) -> None:
+    other = Other({"health": json.dumps({"status": "ok"})})
+    with serving(create_serving_app(engine, TOKEN, instance=RUN)) as url, other.running() as wrong:
+        Announcement([wrong, url], str(folder.parent / "token"), RUN).write(folder)
+        assert watched(lake, folder) == WatchedService(url, CURRENT)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"urls": [], "token": null, "instance": "8c1f"}', '{"urls": ["http://a"], "token": null}', "\udcff"]
+)
 def test_a_damaged_announcement_is_refused_with_its_name(lake: Lake, folder: Path, text: str) -> None:
     folder.mkdir()
     (folder / FILE).write_bytes(text.encode(errors="surrogateescape"))
