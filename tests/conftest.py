@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Processes that tests start, including Spark's workers, import this checkout and its tests.
@@ -20,6 +21,10 @@ from ml.lake import Lake
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+# No test depends on time: the machine may be busy, and the first example of a property compiles the kernels that it uses.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 REAL_LOGS = Path(os.environ.get("EVERGREEN_REAL_LOGS", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -8,14 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import settings
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-
-# The first example of a property test compiles the kernels that it uses.
-settings.register_profile("compiles", deadline=None)
-settings.load_profile("compiles")
 
 WriteRaw = Callable[..., None]
 
