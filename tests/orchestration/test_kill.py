@@ -71,6 +71,7 @@ def digests(home: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.soak
+@pytest.mark.timeout(3600)  # each stage of each model needs a replay
 def test_killed_in_each_asset_and_run_again(tmp_path: Path):
     catalog = tmp_path / "catalog"
     small_catalog(catalog)
