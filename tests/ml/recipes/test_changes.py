@@ -30,7 +30,9 @@ def changed(spec: DatasetSpec, overrides: dict[str, Any]) -> DatasetSpec:
 
 @pytest.fixture
 def spec(catalog: dict[str, DatasetSpec]) -> DatasetSpec:
-    return catalog["synthetic"]
+    """The built-in log with its first model alone."""
+    entry = catalog["synthetic"].model_dump(mode="json", exclude_unset=True)
+    return DatasetSpec.model_validate(entry | {"models": {"dlrm": entry["models"]["dlrm"]}})
 
 
 def only(found: list[RecipeChange]) -> RecipeChange:
