@@ -24,12 +24,19 @@ from tests.helpers.kiosk_lake import kiosk_lake, spec_of
 from tests.helpers.trained_logs import spec_of_log, train_first_day
 
 
+@pytest.fixture
+def synthetic(catalog: dict[str, DatasetSpec]) -> DatasetSpec:
+    """The built-in log with the model that is trained here alone."""
+    entry = catalog["synthetic"].model_dump(mode="json", exclude_unset=True)
+    return DatasetSpec.model_validate(entry | {"models": {"dlrm": entry["models"]["dlrm"]}})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["synthetic", "news", "ratings", "banner"])
 def test_each_row_of_the_next_day_is_served_with_the_score_of_the_trained_model(
-    layout: str, catalog: dict[str, DatasetSpec], tmp_path: Path, lake: Lake
+    layout: str, synthetic: DatasetSpec, tmp_path: Path, lake: Lake
 ) -> None:
-    spec = spec_of_log(layout, tmp_path / "logs", catalog["synthetic"])
+    spec = spec_of_log(layout, tmp_path / "logs", synthetic)
     first, day = train_first_day(spec, lake, tmp_path / "logs", rows="float32")
     assert last_day(spec, lake, "dlrm") == day
     sides, errors = read_side_tables(spec, str(tmp_path / "logs")), [0.0]
@@ -49,10 +56,8 @@ def test_each_row_of_the_next_day_is_served_with_the_score_of_the_trained_model(
 
 
 @pytest.mark.slow
-def test_a_column_that_is_read_differently_breaks_the_bound(
-    catalog: dict[str, DatasetSpec], tmp_path: Path, lake: Lake
-) -> None:
-    spec = spec_of_log("synthetic", tmp_path / "logs", catalog["synthetic"])
+def test_a_column_that_is_read_differently_breaks_the_bound(synthetic: DatasetSpec, tmp_path: Path, lake: Lake) -> None:
+    spec = spec_of_log("synthetic", tmp_path / "logs", synthetic)
     first, day = train_first_day(spec, lake, tmp_path / "logs")
     rows = sent_rows(spec, day, lake).select(list(raw_columns(spec))).slice(0, 500)
     wanted = load_export(lake, spec, first).score(
