@@ -82,8 +82,10 @@ def health_verdict(lake: Lake, serving: ServingResource, spec: DatasetSpec) -> d
         return {"passed": True, "severity": severity, "metadata": {"service": "none"}}
     columns: dict[str, str] = dict.fromkeys(("model", "version", "status"), "string")
     models = table(columns, [{name: getattr(one, name) for name in columns} for one in found.models])
-    untold = [f"old models cannot be found, because the versions are unknown: {found.untold}"] if found.untold else []
-    explained = "; ".join([*found.reasons, *untold])
+    reasons = list(found.reasons)
+    if found.versions_error:
+        reasons.append(f"old models cannot be found, because the versions are unknown: {found.versions_error}")
+    explained = "; ".join(reasons)
     metadata = {"service": found.url, "models": models, **({"explanation": explained} if explained else {})}
     return {"passed": not found.reasons, "severity": severity, "metadata": metadata}
 

@@ -99,13 +99,13 @@ class WatchedService:
         url: Where it answers, or should.
         models: Its models.
         reasons: What is wrong; empty if nothing is.
-        untold: Why the versions of the models are unknown, such as a token that cannot be read; None if they are known.
+        versions_error: Why the versions of the models are unknown, such as a token that cannot be read; None if they are known.
     """
 
     url: str
     models: list[WatchedModel] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
-    untold: str | None = None
+    versions_error: str | None = None
 
 
 def watch_service(spec: DatasetSpec, lake: Lake, folder: Path) -> WatchedService | None:
@@ -135,12 +135,12 @@ def watch_service(spec: DatasetSpec, lake: Lake, folder: Path) -> WatchedService
             way_out = f"start it again with `make serve DATASET={spec.name}`, or delete {folder / FILE} if none is wanted"
             return WatchedService(announced.urls[0], reasons=[f"the service does not answer ({error}); {way_out}"])
         try:
-            versions, untold = _versions(session, url, announced.token), None
+            versions, versions_error = _versions(session, url, announced.token), None
         except (NoAnswer, OSError, ValueError) as error:
-            versions, untold = None, str(error)
-    told = {name: versions.of(name) if versions else None for name in health.models}
+            versions, versions_error = None, str(error)
+    served = {name: versions.of(name) if versions else None for name in health.models}
     reasons = [
-        *(f"{name}: {_refusal(told[name])}" for name, status in health.models.items() if status == "refused"),
+        *(f"{name}: {_refusal(served[name])}" for name, status in health.models.items() if status == "refused"),
         *(
             f"stored events of {log} cannot be published; the log of the service has the reason"
             for log, status in health.events.items()
@@ -148,8 +148,8 @@ def watch_service(spec: DatasetSpec, lake: Lake, folder: Path) -> WatchedService
         ),
         *(reason for version in (versions.models.values() if versions else ()) if (reason := _stale(spec, lake, version))),
     ]
-    models = [WatchedModel(name, version.version if version else "", health.models[name]) for name, version in told.items()]
-    return WatchedService(url, models, reasons, untold)
+    models = [WatchedModel(name, version.version if version else "", health.models[name]) for name, version in served.items()]
+    return WatchedService(url, models, reasons, versions_error)
 
 
 def _first_answer(session: requests.Session, announced: Announcement) -> tuple[str, _Health]:

@@ -136,9 +136,9 @@ def test_a_token_that_cannot_be_read_is_reported_although_the_check_passes(tmp_p
     engine = start(SPEC, lake, UPath(tmp_path / "stream"))
     with serving(create_serving_app(engine, "word", instance=RUN)) as url:
         Announcement([url], str(token), RUN).write(tmp_path / "serving" / SPEC.name)
-        (untold,), message = sensor.tick()
-        assert untold.passed and "old models cannot be found, because the versions are unknown" in message
-        assert str(token) in untold.metadata["explanation"].value and sensor.tick() == ([], message)
+        (unknown,), message = sensor.tick()
+        assert unknown.passed and "old models cannot be found, because the versions are unknown" in message
+        assert str(token) in unknown.metadata["explanation"].value and sensor.tick() == ([], message)
         token.write_text("word")
-        (told,), _ = sensor.tick()
-        assert told.passed and "explanation" not in told.metadata
+        (known,), _ = sensor.tick()
+        assert known.passed and "explanation" not in known.metadata

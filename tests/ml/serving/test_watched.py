@@ -123,7 +123,7 @@ def test_without_the_token_the_health_is_known_and_the_versions_are_not(
         Announcement([url], str(path), RUN).write(folder)
         found = watched(lake, folder)
     assert found.reasons == [] and {(model.version, model.status) for model in found.models} == {("", "current")}
-    assert reason in str(found.untold)
+    assert reason in str(found.versions_error)
 
 
 class Other:
