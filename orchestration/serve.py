@@ -74,7 +74,7 @@ def main(
     Ctrl-C ends it after the requests in progress.
     """
     quiet_console()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end at any time withdraws what others know of the service
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, it withdraws the address
     import torch
 
     from ml.http.guard import LOOPBACK

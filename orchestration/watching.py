@@ -1,6 +1,6 @@
 """One sensor per dataset on its service and the receivers of its models, which reports their health between runs.
 
-It requests no runs, so it is on by default. `make dagster` or a deployment's daemon evaluates it.
+It requests no runs, so it is on by default. `make ui` or a deployment's daemon evaluates it.
 """
 
 import dagster as dg
@@ -48,7 +48,7 @@ def _is_news(instance: dg.DagsterInstance, found: dg.AssetCheckEvaluation) -> bo
     record = instance.get_latest_asset_check_evaluation_record(found.asset_check_key)
     if record is None:
         return bool(_explanation(found))
-    stored = record.evaluation  # of another type if a run has announced it only
+    stored = record.evaluation  # of another type if a run has only planned the check
     if not isinstance(stored, dg.AssetCheckEvaluation):
         return True
     return (found.passed, _explanation(found)) != (stored.passed, _explanation(stored))
