@@ -208,7 +208,7 @@ def test_a_loop_survives_kills_and_loses_and_repeats_no_event(tmp_path: Path, mo
         stop_training(loop)
         check_served(client, folders)
     finally:
-        loop.watcher.stop()
+        loop.end()
     assert restarts == Counter(name for name, _, _ in kills), "a process has ended by itself"
     check_answers(prober, kills)
     check_errors(folders)
