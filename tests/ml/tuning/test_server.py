@@ -266,7 +266,7 @@ def test_the_program_prints_what_the_client_needs(tmp_path: Path) -> None:
             shown = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
             states.append(json.loads(shown.stdout)["api_token"]["token"])
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == -signal.SIGTERM
+            assert process.wait(20) == 0
         assert states[-1] not in "".join(lines)
     assert states[0] == states[1]
     files = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "a home" / "tuning").iterdir()}
